@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Serve MRI outcome models over gRPC. Research software, not for diagnostic use.
 
-    Every setting is a flag (`--max-batch-size 32`) or an environment variable (`LIMNER_MAX_BATCH_SIZE=32`); the flag wins.
+    Every setting is a flag (--max-batch-size 32) or an environment variable (LIMNER_MAX_BATCH_SIZE=32); the flag wins.
     """
 
     model_config = SettingsConfigDict(
@@ -25,24 +25,36 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one and prints it.")] = 8500
-    data_dir: Annotated[Path, Field(description="Folder of cohorts, jobs and the SQLite database.")] = Path("limner-data")
-    model_repository: Annotated[Path, Field(description="Folder of models in Triton's layout.")] = Path("model_repository")
+    data_dir: Annotated[Path, Field(description="Folder of cohorts, jobs and the SQLite database.")] = Path(
+        "limner-data"
+    )
+    model_repository: Annotated[Path, Field(description="Folder of models in Triton's layout.")] = Path(
+        "model_repository"
+    )
     weights_dir: Annotated[Path | None, Field(description="Folder of torchvision weights to fine-tune from.")] = None
     database_url: Annotated[
         str, Field(description="SQLAlchemy URL of the database; empty: SQLite in the data folder.")
     ] = ""
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where networks run; auto: cuda if there.")] = "auto"
-    threads: Annotated[int, Field(ge=0, description="Threads of one forward pass on the CPU; 0: one for each core.")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where networks run; auto: cuda if there.")] = (
+        "auto"
+    )
+    threads: Annotated[
+        int, Field(ge=0, description="Threads of one forward pass on the CPU; 0: one for each core.")
+    ] = 0
     max_batch_size: Annotated[int, Field(ge=1, le=4096, description="Images in one forward pass, at most.")] = 16
     max_queue_delay_ms: Annotated[
         float, Field(ge=0, le=10_000, description="Longest wait for a batch to fill while the engine is busy, in ms.")
     ] = 5.0
-    max_queue_images: Annotated[int, Field(ge=1, description="Images that may wait for one model before it refuses.")] = 1024
+    max_queue_images: Annotated[
+        int, Field(ge=1, description="Images that may wait for one model before it refuses.")
+    ] = 1024
     decode_threads: Annotated[int, Field(ge=1, le=256, description="Threads that decode and resample images.")] = 2
     max_message_mb: Annotated[int, Field(ge=1, le=2047, description="Largest gRPC message, in MiB.")] = 256
     max_jobs: Annotated[int, Field(ge=1, description="Trainings and simulations that run at a time.")] = 1
     drain_s: Annotated[float, Field(ge=0, description="Grace for calls in flight at SIGTERM, in seconds.")] = 20.0
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
+        "info"
+    )
 
     @property
     def resolved_database_url(self) -> str:

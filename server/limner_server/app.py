@@ -1,0 +1,162 @@
+"""Puts the server together. The one place that wires things: read it top to bottom.
+
+The path of a request: wire → `rpc` servicer → `serving.ModelPool` → `executor.Executor` → engine → reply. `rpc.interceptor`
+turns whatever goes wrong on it into a status; `rpc.images` brings pixels onto the grid before the executor sees them.
+"""
+
+import asyncio
+import logging
+import signal
+
+import torch
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from limner.v1 import (
+    cohort_pb2,
+    cohort_pb2_grpc,
+    feature_pb2,
+    feature_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    simulation_pb2,
+    simulation_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
+from limner_server.errors import InvalidInputError
+from limner_server.jobs.runner import JobRunner
+from limner_server.networks.repository import ModelRepository
+from limner_server.rpc.cohort import CohortService
+from limner_server.rpc.feature import FeatureService
+from limner_server.rpc.images import ImageReader
+from limner_server.rpc.inference import InferenceService
+from limner_server.rpc.interceptor import ErrorInterceptor
+from limner_server.rpc.model import ModelService
+from limner_server.rpc.simulation import SimulationService
+from limner_server.rpc.training import TrainingService
+from limner_server.serving import ModelPool
+from limner_server.settings import Settings
+from limner_server.state.aliases import AliasStore
+from limner_server.state.cohorts import CohortStore
+from limner_server.state.database import open_database
+from limner_server.state.jobs import JobStore
+
+_SERVICES = [
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (cohort_pb2, "CohortService"),
+        (training_pb2, "TrainingService"),
+        (inference_pb2, "InferenceService"),
+        (feature_pb2, "FeatureService"),
+        (simulation_pb2, "SimulationService"),
+        (model_pb2, "ModelService"),
+    )
+]
+_WATCH_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """A whole server, from settings to open port."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.model_repository.mkdir(parents=True, exist_ok=True)
+        device = choose_device(settings.device)
+
+        database = open_database(settings.resolved_database_url)
+        cohorts = CohortStore(database, settings.data_dir)
+        jobs = JobStore(database)
+        repository = ModelRepository(settings.model_repository)
+
+        self._runner = JobRunner(jobs, settings.data_dir / "jobs", settings.max_jobs)
+        self._models = ModelPool(repository, AliasStore(database), settings, device)
+        self._images = ImageReader(settings.decode_threads)
+        self._health = health_aio.HealthServicer()
+
+        limit = settings.max_message_mb * 1024 * 1024
+        self._server = aio.server(
+            interceptors=[ErrorInterceptor()],
+            options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)],
+        )
+        window = 2 * settings.max_batch_size
+        cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs), self._server)
+        training_pb2_grpc.add_TrainingServiceServicer_to_server(
+            TrainingService(self._runner, jobs, cohorts, settings, device), self._server
+        )
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceService(self._models, self._images, window), self._server
+        )
+        feature_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureService(self._models, self._images), self._server)
+        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(
+            SimulationService(self._runner, self._models, cohorts, settings, device), self._server
+        )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
+            self._server,
+        )
+
+    async def start(self) -> int:
+        """Open the port, take up unfinished jobs, and return the port. OSError if it cannot be had."""
+        settings = self._settings
+        try:
+            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+        except RuntimeError as error:
+            raise OSError(
+                f"cannot listen on {settings.host}:{settings.port}: the port is taken or the address not here"
+            ) from error
+        await self._server.start()
+        await self._runner.recover()
+        await self._set_health(serving=True)
+        return port
+
+    async def run_until_stopped(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain: not ready first, calls finished, jobs left to the next server."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        watch = asyncio.create_task(self._watch_workers())
+        await stopped.wait()
+        watch.cancel()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        await self._set_health(serving=False)
+        await self._server.stop(self._settings.drain_s)
+        await self._runner.close()
+        await self._models.close()
+        self._images.close()
+
+    async def _watch_workers(self) -> None:
+        """Readiness follows the executors' workers: one that died must not look well."""
+        healthy = True
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._models.healthy != healthy:
+                healthy = self._models.healthy
+                _log.error("the workers are %s", "well again" if healthy else "dead: not ready any more")
+                await self._set_health(serving=healthy)
+
+    async def _set_health(self, serving: bool) -> None:
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if serving else response.NOT_SERVING
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+
+def choose_device(setting: str) -> str:
+    """Return "cpu" or "cuda" for the setting; InvalidInputError where cuda is asked for and not there."""
+    available = torch.cuda.is_available()
+    if setting == "cuda" and not available:
+        raise InvalidInputError("device", setting, "cpu or auto: torch finds no CUDA device here")
+    return "cuda" if available and setting != "cpu" else "cpu"

@@ -1,0 +1,67 @@
+"""The inside of a job: says how far it is, and ends when its server does."""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from limner.imaging.errors import ImageError
+from limner_server.errors import LimnerError
+
+_LEASH_CUT = 3
+
+
+class Reporter:
+    """Writes one JSON object a line: any number of `progress`, then one `result` or one `failure`."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def progress(self, phase: str, fraction: float, remaining_s: float, **figures: float) -> None:
+        """Say what is being done, the share of the whole that is done (0 to 1), the seconds left (-1: unknown)."""
+        self._write({"progress": {"phase": phase, "fraction": fraction, "remaining_s": remaining_s, **figures}})
+
+    def result(self, payload: dict[str, Any]) -> None:
+        """Say that the job ended well, with a JSON object that its kind decides."""
+        self._write({"result": payload})
+
+    def failure(self, message: str) -> None:
+        """Say why the job cannot be done; it is not tried again."""
+        self._write({"failure": message})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._out.write(json.dumps(event).encode() + b"\n")
+        self._out.flush()
+
+
+def run_job(main: Callable[[Path, Reporter], None]) -> None:
+    """Run `main` on the folder named on the command line.
+
+    Standard output belongs to the reporter, standard input is the leash. A `LimnerError` or `ImageError` is a failure with its
+    own words; any other exception leaves its traceback in the job's log.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+    # Whatever a library prints must not be taken for an event.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    threading.Thread(target=_hold_leash, daemon=True).start()
+    try:
+        main(Path(sys.argv[1]), reporter)
+    except (LimnerError, ImageError) as error:
+        reporter.failure(str(error))
+    except Exception as error:
+        logging.exception("the job failed")
+        reporter.failure(f"{type(error).__name__}; the job's log on the server has the details")
+
+
+def _hold_leash() -> None:
+    """Leave at once when the server's end of standard input closes: nobody would hear of the rest."""
+    if sys.stdin.isatty():  # started by hand
+        return
+    while sys.stdin.buffer.read(4096):
+        pass
+    os._exit(_LEASH_CUT)

@@ -1,0 +1,123 @@
+"""InferenceService: images in, predictions out. One bad image fails alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from grpc import aio
+
+from limner.imaging.errors import ImageError
+from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
+from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
+from limner_server.executor.engine import Item
+from limner_server.rpc.images import ImageReader
+from limner_server.rpc.status import to_status
+from limner_server.rpc.streams import answer_in_order, first
+from limner_server.rpc.wire import SubjectRollUp, check_count, check_unique_ids, deadline, identity, prediction, timing
+from limner_server.serving import ModelPool, ServedModel
+
+MAX_IMAGES = 1024
+MAX_PRIORITY = 10
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """Translates between the wire, the image path and the executor.
+
+    `window` is the number of images of one call at work at a time: enough to fill batches, bounded for memory.
+    """
+
+    def __init__(self, models: ModelPool, images: ImageReader, window: int) -> None:
+        self._models = models
+        self._images = images
+        self._window = window
+
+    async def Predict(  # type: ignore[override]
+        self, request: inference_pb2.PredictRequest, context: aio.ServicerContext
+    ) -> inference_pb2.PredictResponse:
+        """Score the images of one request, in batches with everybody else's."""
+        check_count("images", len(request.images), MAX_IMAGES)
+        check_unique_ids(request.images)
+        _check_priority(request.priority)
+        model = await self._models.acquire(request.model.name, request.model.version)
+        expires = deadline(context)
+        slots = asyncio.Semaphore(self._window)
+
+        async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
+            async with slots:
+                return await self._score(model, image, request.priority, expires)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(score(image)) for image in request.images]
+        except* QueueFullError as errors:
+            # The whole call is refused, so that the caller's retry policy can send it again.
+            raise errors.exceptions[0] from None
+        results = [task.result() for task in tasks]
+        roll_up = SubjectRollUp(model.card)
+        for result in results:
+            _count(roll_up, result)
+        return inference_pb2.PredictResponse(
+            model=identity(model), labels=model.card.labels, results=results, subjects=roll_up.results()
+        )
+
+    async def PredictStream(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: aio.ServicerContext
+    ) -> AsyncIterator[inference_pb2.PredictStreamResponse]:
+        """Score a stream of images; a full queue refuses single images, with their ids."""
+        opening = await first(request_iterator)
+        if opening.WhichOneof("item") != "header":
+            raise InvalidInputError("item", opening.WhichOneof("item"), "the header in the first message")
+        header = opening.header
+        _check_priority(header.priority)
+        model = await self._models.acquire(header.model.name, header.model.version)
+        start = inference_pb2.PredictStreamStart(model=identity(model), labels=model.card.labels)
+        yield inference_pb2.PredictStreamResponse(start=start)
+
+        async def score(request: inference_pb2.PredictStreamRequest) -> inference_pb2.ImageResult:
+            if request.WhichOneof("item") != "image":
+                raise InvalidInputError("item", request.WhichOneof("item"), "an image in every message after the first")
+            try:
+                return await self._score(model, request.image, header.priority, deadline(context))
+            except QueueFullError as error:
+                return _failed(request.image, error)
+
+        end = inference_pb2.PredictStreamEnd()
+        roll_up = SubjectRollUp(model.card)
+        async for result in answer_in_order(request_iterator, score, self._window):
+            end.images += 1
+            end.failed += not result.HasField("prediction")
+            _count(roll_up, result)
+            yield inference_pb2.PredictStreamResponse(result=result)
+        end.subjects.extend(roll_up.results())
+        yield inference_pb2.PredictStreamResponse(end=end)
+
+    async def _score(
+        self, model: ServedModel, image: common_pb2.Image, priority: int, expires: float | None
+    ) -> inference_pb2.ImageResult:
+        """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
+        try:
+            grid_image = await self._images.read(image, model.grid)
+            output = await model.run(Item(grid_image.values), priority, expires)
+        except QueueFullError:
+            raise
+        except (LimnerError, ImageError) as error:
+            return _failed(image, error)
+        return inference_pb2.ImageResult(
+            id=image.id,
+            subject=image.subject,
+            status={},
+            prediction=prediction(model.card, output.arrays["logits"], output.arrays["probabilities"]),
+            timing=timing(output, grid_image.decode_s),
+        )
+
+
+def _failed(image: common_pb2.Image, error: LimnerError | ImageError) -> inference_pb2.ImageResult:
+    return inference_pb2.ImageResult(id=image.id, subject=image.subject, status=to_status(error))
+
+
+def _count(roll_up: SubjectRollUp, result: inference_pb2.ImageResult) -> None:
+    roll_up.add(result.subject, result.prediction.logits if result.HasField("prediction") else None)
+
+
+def _check_priority(priority: int) -> None:
+    if priority > MAX_PRIORITY:
+        raise InvalidInputError("priority", priority, f"0 to {MAX_PRIORITY}")

@@ -1,0 +1,102 @@
+"""The boundary: gives every call a request id, and maps the error family to status codes.
+
+The text of an unexpected error stays in the log.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
+from limner.imaging.errors import ImageError
+from limner_server.errors import LimnerError, QueueFullError
+from limner_server.rpc.status import to_status
+
+REQUEST_ID = "limner-request-id"
+
+_log = logging.getLogger(__name__)
+_Context = aio.ServicerContext[Any, Any]
+
+
+class ErrorInterceptor(aio.ServerInterceptor):
+    """Wraps every handler of every service."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler with its errors translated."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = handler_call_details.method
+        for kind in ("unary_unary", "stream_unary"):
+            if behavior := getattr(handler, kind):
+                return _rebuild(handler, kind, _translated(method, behavior))
+        for kind in ("unary_stream", "stream_stream"):
+            if behavior := getattr(handler, kind):
+                return _rebuild(handler, kind, _translated_stream(method, behavior))
+        return handler
+
+
+def _rebuild(handler: grpc.RpcMethodHandler[Any, Any], kind: str, behavior: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    build = getattr(grpc, f"{kind}_rpc_method_handler")
+    rebuilt: grpc.RpcMethodHandler[Any, Any] = build(
+        behavior, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    )
+    return rebuilt
+
+
+def _translated(method: str, behavior: Callable[[Any, _Context], Awaitable[Any]]) -> Any:
+    async def call(request: Any, context: _Context) -> Any:
+        request_id = _identify(context)
+        try:
+            return await behavior(request, context)
+        except Exception as error:  # translated, never swallowed
+            await _abort(context, method, request_id, error)
+
+    return call
+
+
+def _translated_stream(method: str, behavior: Callable[[Any, _Context], AsyncIterator[Any]]) -> Any:
+    async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+        request_id = _identify(context)
+        try:
+            async for reply in behavior(request, context):
+                yield reply
+        except Exception as error:  # translated, never swallowed
+            await _abort(context, method, request_id, error)
+
+    return call
+
+
+def _identify(context: _Context) -> str:
+    request_id = uuid.uuid4().hex
+    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    return request_id
+
+
+async def _abort(context: _Context, method: str, request_id: str, error: Exception) -> NoReturn:
+    trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
+    match error:
+        case aio.AbortError() | aio.BaseError() | asyncio.CancelledError():
+            raise error
+        case LimnerError() | ImageError():
+            status = to_status(error)
+        case _:
+            _log.error("%s failed, request %s", method, request_id, exc_info=error)
+            message = f"internal error; the server's log has the details under request id {request_id}"
+            status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
+    if isinstance(error, QueueFullError):
+        # gRFC A6: the client's retry policy waits just this long.
+        trailer = (*trailer, ("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, (*trailer, *rich.trailing_metadata))
+    raise AssertionError("abort returned")

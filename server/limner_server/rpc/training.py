@@ -1,0 +1,135 @@
+"""TrainingService: trainings asked for, followed and cancelled. The work is a job; see `limner_server.jobs`."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+
+from limner.imaging.grid import Grid
+from limner.v1 import common_pb2, training_pb2, training_pb2_grpc
+from limner_server.errors import InvalidInputError
+from limner_server.jobs.runner import JobRunner
+from limner_server.names import check_name
+from limner_server.networks.card import Metric
+from limner_server.rpc.wire import job_progress, metrics, timestamp
+from limner_server.settings import Settings
+from limner_server.state.cohorts import CohortStore
+from limner_server.state.jobs import Job, JobKind, JobStore
+from limner_server.training.config import TrainingConfig, TrainingRequest
+from limner_server.training.folds import check_folds
+
+_FIGURES = ("epoch", "epochs", "loss", "accuracy", "images_per_second")
+
+
+class TrainingService(training_pb2_grpc.TrainingServiceServicer):
+    """Translates between the wire and the job runner."""
+
+    def __init__(
+        self, runner: JobRunner, jobs: JobStore, cohorts: CohortStore, settings: Settings, device: str
+    ) -> None:
+        self._runner = runner
+        self._jobs = jobs
+        self._cohorts = cohorts
+        self._settings = settings
+        self._device = device
+
+    async def StartTraining(  # type: ignore[override]
+        self, request: training_pb2.StartTrainingRequest, context: aio.ServicerContext
+    ) -> training_pb2.Training:
+        """Check the request against the cohort, and queue the job."""
+        check_name("model", request.model)
+        config = _config(request.config)
+        snapshot = await asyncio.to_thread(self._cohorts.snapshot, request.cohort)
+        check_folds(snapshot, config.folds)
+        settings = self._settings
+        job_id = uuid.uuid4().hex[:12]
+        job_request = TrainingRequest(
+            id=job_id,
+            cohort=request.cohort,
+            model=request.model,
+            config=config,
+            database_url=settings.resolved_database_url,
+            data_dir=settings.data_dir.absolute(),
+            model_repository=settings.model_repository.absolute(),
+            weights_dir=settings.weights_dir.absolute() if settings.weights_dir else None,
+            device=self._device,
+            threads=settings.threads,
+        )
+        job = Job(job_id, JobKind.TRAINING, request.cohort, job_request.model_dump(mode="json"))
+        return _message(await self._runner.submit(job))
+
+    async def WatchTraining(  # type: ignore[override]
+        self, request: training_pb2.WatchTrainingRequest, context: aio.ServicerContext
+    ) -> AsyncIterator[training_pb2.Training]:
+        """Stream the training's state until it has ended."""
+        async for job in self._runner.watch(request.id, JobKind.TRAINING):
+            yield _message(job)
+
+    async def GetTraining(  # type: ignore[override]
+        self, request: training_pb2.GetTrainingRequest, context: aio.ServicerContext
+    ) -> training_pb2.Training:
+        """Return the training's state now."""
+        return _message(await self._runner.get(request.id, JobKind.TRAINING))
+
+    async def ListTrainings(  # type: ignore[override]
+        self, request: training_pb2.ListTrainingsRequest, context: aio.ServicerContext
+    ) -> training_pb2.ListTrainingsResponse:
+        """Return all trainings."""
+        jobs = await asyncio.to_thread(self._jobs.of_kind, JobKind.TRAINING)
+        return training_pb2.ListTrainingsResponse(trainings=map(_message, jobs))
+
+    async def CancelTraining(  # type: ignore[override]
+        self, request: training_pb2.CancelTrainingRequest, context: aio.ServicerContext
+    ) -> training_pb2.Training:
+        """End a training now."""
+        return _message(await self._runner.cancel(request.id, JobKind.TRAINING))
+
+
+def _config(message: training_pb2.TrainingConfig) -> TrainingConfig:
+    """Translate what the caller set; the rest takes its default."""
+    if message.fold_unit == training_pb2.FOLD_UNIT_SLICE:
+        raise InvalidInputError(
+            "config.fold_unit",
+            "FOLD_UNIT_SLICE",
+            "folds by subject: slices of one subject on both sides leak its label",
+        )
+    choices: dict[str, Any] = {
+        field.name: value for field, value in message.ListFields() if field.name not in ("grid", "fold_unit")
+    }
+    if message.HasField("grid"):
+        choices["grid"] = Grid(message.grid.fov_mm or Grid().fov_mm, message.grid.size or Grid().size)
+    return TrainingConfig.make(**choices)
+
+
+def _message(job: Job) -> training_pb2.Training:
+    config = TrainingConfig.model_validate(job.request["config"])
+    message = training_pb2.Training(
+        id=job.id,
+        cohort=job.cohort,
+        model=job.request["model"],
+        config=training_pb2.TrainingConfig(
+            grid=common_pb2.Grid(fov_mm=config.grid.fov_mm, size=config.grid.size),
+            fold_unit=training_pb2.FOLD_UNIT_SUBJECT,
+            **config.model_dump(exclude={"grid"}),
+        ),
+        state=training_pb2.JobState.Value(f"JOB_STATE_{job.state}"),
+        error=job.error,
+        resumed=job.resumed,
+        created=timestamp(job.created),
+    )
+    if job.progress:
+        message.progress.CopyFrom(
+            training_pb2.TrainingProgress(
+                progress=job_progress(job), **{name: job.progress[name] for name in _FIGURES if name in job.progress}
+            )
+        )
+    if job.result:
+        result = job.result
+        message.result.name, message.result.version = result["name"], str(result["version"])
+        message.result.digest = result["digest"]
+        message.metrics.extend(metrics(Metric.model_validate(metric) for metric in result["metrics"]))
+    if job.ended:
+        message.ended.CopyFrom(timestamp(job.ended))
+    return message

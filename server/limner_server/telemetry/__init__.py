@@ -1,0 +1,1 @@
+"""Logs; metrics and traces will stand here. Never patient data."""
