@@ -7,9 +7,11 @@ import pytest
 
 from limner import Client
 from limner.imaging.phantom import write_phantom
+from limner.types import Grid, JobState, TrainingConfig
+from tests.e2e.phantoms import import_phantom
 from tests.live import LiveServer
 
-SMALL = {"grid": {"fov_mm": 160, "size": 32}, "folds": 2, "epochs": 1, "batch_size": 16}
+SMALL = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=1, batch_size=16)
 """A training of seconds; its figures mean nothing."""
 
 
@@ -40,3 +42,19 @@ def client(server: LiveServer) -> Iterator[Client]:
 def key() -> bytes:
     """A key of pseudonyms."""
     return bytes(range(32))
+
+
+@pytest.fixture(scope="session")
+def cohort(client: Client, phantom: Path, key: bytes) -> str:
+    """Name of the phantom cohort on the shared server."""
+    result = import_phantom(client, phantom, "phantom", key)
+    assert (result.added, result.rejected) == (72, ())
+    return "phantom"
+
+
+@pytest.fixture(scope="session")
+def model(client: Client, cohort: str) -> str:
+    """Name of a model trained on that cohort, with its two halves."""
+    training = client.train(cohort, "small", SMALL)
+    assert training.state is JobState.SUCCEEDED, training.error
+    return "small"

@@ -1,7 +1,7 @@
 """Puts the server together. The one place that wires things: read it top to bottom.
 
-The path of a request: wire → `rpc` servicer → `serving.ModelPool` → `executor.Executor` → engine → reply. `rpc.interceptor`
-turns whatever goes wrong on it into a status; `rpc.images` brings pixels onto the grid before the executor sees them.
+The path of a request: wire → `rpc` servicer → `serving.ModelPool` → `executor.Executor` → engine → reply.
+`rpc.interceptor` turns whatever goes wrong on it into a status; `rpc.images` brings pixels onto the grid on the way.
 """
 
 import asyncio
@@ -84,7 +84,12 @@ class App:
         limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
             interceptors=[ErrorInterceptor()],
-            options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)],
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                # By default two servers would share a port in silence.
+                ("grpc.so_reuseport", 0),
+            ],
         )
         window = 2 * settings.max_batch_size
         cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs), self._server)

@@ -1,4 +1,4 @@
-"""Bytes that are on disk whole or not at all, and a full disk told in the server's own words."""
+"""Files and folders that are there whole or not at all. Knows nothing of what is in them."""
 
 import contextlib
 import errno

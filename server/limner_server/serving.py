@@ -4,7 +4,11 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from limner_server.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner_server.executor.engine import Item, Output
@@ -30,12 +34,15 @@ class Version:
 
 
 class ServedModel:
-    """One loaded version: its card, and the executor that runs it."""
+    """One loaded version: its card, the mean of each channel over its cohort, and the executor that runs it."""
 
-    def __init__(self, version: Version, card: ModelCard, executor: Executor) -> None:
+    def __init__(
+        self, version: Version, card: ModelCard, channel_means: Mapping[str, NDArray[np.float32]], executor: Executor
+    ) -> None:
         self.version = version
         self.card = card
         self.grid = card.grid
+        self.channel_means = channel_means
         self.executor = executor
 
     async def run(self, item: Item, priority: int = 0, deadline: float | None = None) -> Output:
@@ -69,9 +76,9 @@ class ModelPool:
             Naming the models, or the versions and aliases, that there are.
         """
         check_name("model.name", name)
-        numbers = await asyncio.to_thread(self.repository.versions, name)
+        numbers = await asyncio.to_thread(self.repository.numbers, name)
         if not numbers:
-            known = {found.name for found in await asyncio.to_thread(self.repository.list)}
+            known = {found.name for found in await asyncio.to_thread(self.repository.list_versions)}
             raise NotFoundError("model", name, known)
         aliases = await self.aliases(name)
         wanted = aliases.get(version or DEFAULT_ALIAS, version) or str(numbers[-1])
@@ -147,4 +154,4 @@ class ModelPool:
             settings.max_queue_delay_ms / 1e3,
             settings.max_queue_images,
         )
-        return ServedModel(version, card, executor)
+        return ServedModel(version, card, engine.channel_means, executor)

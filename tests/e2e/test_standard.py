@@ -37,7 +37,8 @@ def test_reflection_tells_a_stranger_the_whole_contract(server: LiveServer) -> N
     with grpc.insecure_channel(server.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {f"limner.v1.{name}Service" for name in SERVICES} <= set(database.get_services())
-        predict = DescriptorPool(database).FindMethodByName("limner.v1.InferenceService.Predict")
+        service = DescriptorPool(database).FindServiceByName("limner.v1.InferenceService")
+        predict = service.methods_by_name["Predict"]
         assert predict.input_type.fields_by_name["images"].message_type.full_name == "limner.v1.Image"
 
 

@@ -41,8 +41,8 @@ class Reporter:
 def run_job(main: Callable[[Path, Reporter], None]) -> None:
     """Run `main` on the folder named on the command line.
 
-    Standard output belongs to the reporter, standard input is the leash. A `LimnerError` or `ImageError` is a failure with its
-    own words; any other exception leaves its traceback in the job's log.
+    Standard output belongs to the reporter, standard input is the leash. A `LimnerError` or `ImageError` is a failure
+    with its own words; any other exception leaves its traceback in the job's log.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))

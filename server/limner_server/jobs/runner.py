@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class JobRunner:
     """Runs at most `max_jobs` jobs at a time, each `python -m MODULE FOLDER` in a process of its own.
 
-    All methods belong to the event loop's thread. A process that dies without a word (kill -9, out of memory) is started again
-    on its folder, where it finds its checkpoint, up to five times; a job that says why it failed is not tried again.
+    All methods belong to the event loop's thread. A process that dies without a word (kill -9, out of memory) is started
+    again on its folder, where it finds its checkpoint, up to five times; one that says why it failed is not tried again.
     """
 
     def __init__(self, store: JobStore, folder: Path, max_jobs: int, modules: Mapping[JobKind, str] = MODULES) -> None:
@@ -69,7 +69,7 @@ class JobRunner:
         return await asyncio.to_thread(self._store.get, job_id, kind)
 
     async def watch(self, job_id: str, kind: JobKind) -> AsyncIterator[Job]:
-        """Yield the job now and after every change until it has ended; a slow reader sees the latest state, not each."""
+        """Yield the job now and after every change until it has ended; a slow reader misses states between."""
         while True:
             changed = self._changed.setdefault(job_id, asyncio.Event())
             job = await self.get(job_id, kind)

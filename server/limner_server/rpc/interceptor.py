@@ -4,10 +4,11 @@ The text of an unexpected error stays in the log.
 """
 
 import asyncio
+import inspect
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.rpc import code_pb2, status_pb2
@@ -22,6 +23,10 @@ REQUEST_ID = "limner-request-id"
 
 _log = logging.getLogger(__name__)
 _Context = aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+else:
+    _Handler = grpc.RpcMethodHandler  # generic in its stubs only
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -29,29 +34,28 @@ class ErrorInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> _Handler:
         """Return the handler with its errors translated."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        method = handler_call_details.method
-        for kind in ("unary_unary", "stream_unary"):
-            if behavior := getattr(handler, kind):
-                return _rebuild(handler, kind, _translated(method, behavior))
-        for kind in ("unary_stream", "stream_stream"):
-            if behavior := getattr(handler, kind):
-                return _rebuild(handler, kind, _translated_stream(method, behavior))
-        return handler
+        kind = f"{_shape(handler.request_streaming)}_{_shape(handler.response_streaming)}"
+        behavior = getattr(handler, kind)
+        # Streams are generators here, and coroutines that write in grpcio's own health service.
+        translate = _translated_stream if inspect.isasyncgenfunction(behavior) else _translated
+        rebuild = getattr(grpc, f"{kind}_rpc_method_handler")
+        rebuilt: _Handler = rebuild(
+            translate(handler_call_details.method, behavior),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return rebuilt
 
 
-def _rebuild(handler: grpc.RpcMethodHandler[Any, Any], kind: str, behavior: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    build = getattr(grpc, f"{kind}_rpc_method_handler")
-    rebuilt: grpc.RpcMethodHandler[Any, Any] = build(
-        behavior, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-    )
-    return rebuilt
+def _shape(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
 
 
 def _translated(method: str, behavior: Callable[[Any, _Context], Awaitable[Any]]) -> Any:

@@ -20,7 +20,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.ListModelsRequest, context: aio.ServicerContext
     ) -> model_pb2.ListModelsResponse:
         """Return every version, broken ones with their reason."""
-        versions = await asyncio.to_thread(self._models.repository.list)
+        versions = await asyncio.to_thread(self._models.repository.list_versions)
         return model_pb2.ListModelsResponse(models=[await self._message(version) for version in versions])
 
     async def GetModel(  # type: ignore[override]

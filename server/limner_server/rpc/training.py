@@ -9,7 +9,6 @@ from grpc import aio
 
 from limner.imaging.grid import Grid
 from limner.v1 import common_pb2, training_pb2, training_pb2_grpc
-from limner_server.errors import InvalidInputError
 from limner_server.jobs.runner import JobRunner
 from limner_server.names import check_name
 from limner_server.networks.card import Metric
@@ -17,9 +16,11 @@ from limner_server.rpc.wire import job_progress, metrics, timestamp
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.jobs import Job, JobKind, JobStore
-from limner_server.training.config import TrainingConfig, TrainingRequest
+from limner_server.training.config import TrainingConfig
 from limner_server.training.folds import check_folds
+from limner_server.training.job import TrainingRequest
 
+_FOLD_UNITS = {training_pb2.FOLD_UNIT_SUBJECT: "subject", training_pb2.FOLD_UNIT_SLICE: "slice"}
 _FIGURES = ("epoch", "epochs", "loss", "accuracy", "images_per_second")
 
 
@@ -42,7 +43,8 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         check_name("model", request.model)
         config = _config(request.config)
         snapshot = await asyncio.to_thread(self._cohorts.snapshot, request.cohort)
-        check_folds(snapshot, config.folds)
+        members = ((item.subject, item.label) for item in snapshot.slices)
+        check_folds(snapshot.name, snapshot.labels, members, config.folds)
         settings = self._settings
         job_id = uuid.uuid4().hex[:12]
         job_request = TrainingRequest(
@@ -89,17 +91,11 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
 
 def _config(message: training_pb2.TrainingConfig) -> TrainingConfig:
     """Translate what the caller set; the rest takes its default."""
-    if message.fold_unit == training_pb2.FOLD_UNIT_SLICE:
-        raise InvalidInputError(
-            "config.fold_unit",
-            "FOLD_UNIT_SLICE",
-            "folds by subject: slices of one subject on both sides leak its label",
-        )
-    choices: dict[str, Any] = {
-        field.name: value for field, value in message.ListFields() if field.name not in ("grid", "fold_unit")
-    }
-    if message.HasField("grid"):
+    choices: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    if "grid" in choices:
         choices["grid"] = Grid(message.grid.fov_mm or Grid().fov_mm, message.grid.size or Grid().size)
+    if "fold_unit" in choices:
+        choices["fold_unit"] = _FOLD_UNITS.get(message.fold_unit, str(message.fold_unit))
     return TrainingConfig.make(**choices)
 
 
@@ -111,8 +107,8 @@ def _message(job: Job) -> training_pb2.Training:
         model=job.request["model"],
         config=training_pb2.TrainingConfig(
             grid=common_pb2.Grid(fov_mm=config.grid.fov_mm, size=config.grid.size),
-            fold_unit=training_pb2.FOLD_UNIT_SUBJECT,
-            **config.model_dump(exclude={"grid"}),
+            fold_unit=training_pb2.FoldUnit.Value(f"FOLD_UNIT_{config.fold_unit.upper()}"),
+            **config.model_dump(exclude={"grid", "fold_unit"}),
         ),
         state=training_pb2.JobState.Value(f"JOB_STATE_{job.state}"),
         error=job.error,

@@ -1,0 +1,41 @@
+# Every target sets itself up; `make help` lists them.
+PYTHON ?= python3
+OUT ?= demo
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench stubs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(READY) ## make .venv with everything in it, at the versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## train, predict, explain and report: on a phantom, or on your own with COHORT=DIR LABELS=FILE; OUT=demo
+	$(BIN)/python examples/demo.py --out '$(OUT)' $(if $(COHORT),--cohort '$(COHORT)') $(if $(LABELS),--labels '$(LABELS)')
+
+test: $(READY) ## run all tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## lint, format, types, and whether the stubs are those of the protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p limner -p limner_server
+	$(BIN)/mypy examples benchmarks tools
+	$(BIN)/python -m pytest --quiet tests/repository/test_stubs.py
+
+bench: $(READY) ## run every benchmark; each prints its result as one line of JSON
+	$(BIN)/python -m benchmarks all
+
+stubs: $(READY) ## generate client_sdk/limner/v1 from protos/
+	$(BIN)/python tools/stubs.py
+
+clean: ## remove the demo, caches and builds; keep .venv and model_repository
+	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

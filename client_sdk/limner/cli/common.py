@@ -1,0 +1,85 @@
+"""What all commands share: the options `--server` and `--json`, where output goes, progress bars.
+
+Results go to standard output, everything else to standard error, so that `--json` can be piped.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from limner.channel import DEFAULT_ADDRESS
+from limner.client import Client
+from limner.types import Result
+
+NOTICE = "research use only, not for diagnostic use"
+
+FAILED = 1
+
+# Columns of a table in a file or a pipe: nothing is folded.
+WIDEST = 10_000
+
+Server = Annotated[str, typer.Option("--server", envvar="LIMNER_SERVER", metavar="HOST:PORT", help="The server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME:VERSION or NAME:ALIAS.")]
+SERVER = DEFAULT_ADDRESS
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def connect(server: str) -> Client:
+    """Return a client of a server."""
+    return Client(server)
+
+
+def note(message: str) -> None:
+    """Say something to a person, on standard error."""
+    err.print(message, markup=False)
+
+
+def print_json(content: Result | Mapping[str, Any]) -> None:
+    """Print a result as one JSON object that says what it may be used for."""
+    fields = content.to_dict() if isinstance(content, Result) else content
+    sys.stdout.write(to_json({"notice": NOTICE, **fields}, indent=2, inf_nan_mode="null").decode() + "\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table, as wide as it is where standard output is not a terminal."""
+    if not out.is_terminal:
+        out.width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
+    out.print(table)
+
+
+def make_table(title: str, *columns: str) -> Table:
+    """Return an empty table."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show progress on standard error, where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield progress
+
+
+def file_name(text: str) -> str:
+    """Return text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
+
+
+def percent(value: float) -> str:
+    """Format a share."""
+    return f"{100 * value:.1f} %"

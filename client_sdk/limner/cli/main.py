@@ -1,0 +1,88 @@
+"""The command itself: its groups, its errors in one line each, its exit codes.
+
+0 done; 1 something failed; 2 wrong usage or input; 3 no server answers; 130 interrupted.
+"""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from limner.cli import cohort, features, models, phantom, predict, simulate, train
+from limner.cli.common import FAILED, NOTICE, note
+from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
+from limner.imaging.errors import ImageError
+
+WRONG_INPUT = 2
+UNAVAILABLE = 3
+
+app = typer.Typer(
+    name="limner",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("phantom")(phantom.phantom)
+app.add_typer(cohort.app, name="cohort")
+app.add_typer(train.app, name="train")
+app.command("predict")(predict.predict)
+app.command("features")(features.features)
+app.command("simulate")(simulate.simulate)
+app.add_typer(models.app, name="models")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"limner {version('limner')}, {NOTICE}")
+        raise typer.Exit
+
+
+@app.callback()
+def limner(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train, serve and explain MRI outcome models. Research use only, not for diagnostic use.
+
+    \b
+    From nothing to an explanation, with `limner-server` running:
+      limner phantom cohort/
+      limner cohort import cohort/ --name demo --labels cohort/labels.csv
+      limner train demo cervix
+      limner predict cervix cohort/PH-000
+      limner simulate cervix demo --out simulated/
+
+    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
+    """  # noqa: D301  \b keeps the lines apart
+
+
+def main() -> None:
+    """Run the command and exit; an error ends in one line on standard error."""
+    try:
+        app()
+    except LimnerError as error:
+        note("error: " + " ".join(str(error).split()))
+        sys.exit(_exit_code(error))
+    except ImageError as error:
+        note(f"error: {error}")
+        sys.exit(WRONG_INPUT)
+    except (OSError, ModuleNotFoundError) as error:
+        note(f"error: {error}")
+        sys.exit(FAILED)
+
+
+def _exit_code(error: LimnerError) -> int:
+    match error:
+        case InvalidInputError() | NotFoundError():
+            return WRONG_INPUT
+        case UnavailableError():
+            return UNAVAILABLE
+        case _:
+            return FAILED
+
+
+if __name__ == "__main__":
+    main()

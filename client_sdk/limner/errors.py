@@ -1,0 +1,167 @@
+"""The errors that the SDK raises: one family that mirrors the server's, translated from gRPC here and nowhere else."""
+
+from collections.abc import Iterable
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from limner.imaging.errors import ImageError
+from limner.types import Failure
+
+REQUEST_ID = "limner-request-id"
+
+
+class LimnerError(Exception):
+    """A call failed.
+
+    Attributes
+    ----------
+    code
+        The gRPC status.
+    request_id
+        Finds the call in the server's log; empty where it never reached one.
+    """
+
+    code = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str, *, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class InvalidInputError(LimnerError, ValueError):
+    """Something given to a call is wrong.
+
+    Attributes
+    ----------
+    field, expected
+        What was wrong and what would have been accepted; empty where the server named no field.
+    """
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, message: str, *, field: str = "", expected: str = "", request_id: str = "") -> None:
+        super().__init__(message, request_id=request_id)
+        self.field = field
+        self.expected = expected
+
+
+class NotFoundError(LimnerError, LookupError):
+    """There is no such cohort, training, model or version; the message names a few that there are."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class WrongStateError(LimnerError):
+    """The thing exists and is in a state that does not allow this."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class OverloadedError(LimnerError):
+    """The server's queue or disk is full; nothing of the call was kept."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class DeadlineError(LimnerError, TimeoutError):
+    """The answer did not come within the call's timeout."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class UnavailableError(LimnerError, ConnectionError):
+    """No server answers at the address, or it is going away; safe to try again."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class CancelledError(LimnerError):
+    """The call was cancelled before its end."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class UnsupportedError(LimnerError):
+    """The server does not know this call: it is another version, or another service."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InternalError(LimnerError):
+    """The server's own fault; its log has the details under `request_id`."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+_FAMILY: dict[grpc.StatusCode, type[LimnerError]] = {
+    error.code: error
+    for error in (
+        NotFoundError,
+        WrongStateError,
+        OverloadedError,
+        DeadlineError,
+        CancelledError,
+        InternalError,
+    )
+}
+
+
+def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
+    """Translate what a synchronous or asynchronous call to `address` raised."""
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        return LimnerError(f"{address}: {error}")
+    code, details = error.code(), error.details() or ""
+    trailer = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    request_id = trailer.get(REQUEST_ID, "")
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
+            status = rpc_status.from_call(error)  # type: ignore[arg-type]
+            field, expected = _violation(status) if status else ("", "")
+            return InvalidInputError(details, field=field, expected=expected, request_id=request_id)
+        case grpc.StatusCode.UNAVAILABLE if not request_id:
+            return UnavailableError(f"no Limner server answers at {address} ({details})")
+        case grpc.StatusCode.UNAVAILABLE:
+            return UnavailableError(f"the server at {address} is going away: {details}", request_id=request_id)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return UnsupportedError(f"the server at {address} does not know this call ({details})")
+        case grpc.StatusCode.DEADLINE_EXCEEDED if not request_id:
+            return DeadlineError(f"no answer from {address} within the timeout")
+        case _:
+            return _FAMILY.get(code, LimnerError)(details or str(code), request_id=request_id)
+
+
+def invalid_input(error: ImageError) -> InvalidInputError:
+    """Translate an error of `limner.imaging` about a single argument."""
+    return InvalidInputError(str(error), field=error.field, expected=error.expected)
+
+
+def failure(status: status_pb2.Status) -> Failure | None:
+    """Translate the status of one image, slice or file; None where it is OK."""
+    if status.code == code_pb2.OK:
+        return None
+    field, expected = _violation(status)
+    return Failure(code=code_pb2.Code.Name(status.code), message=status.message, field=field, expected=expected)
+
+
+def local_failure(error: ImageError | InvalidInputError | OSError) -> Failure:
+    """Translate why an image never left this machine."""
+    if isinstance(error, OSError):
+        return Failure(code="INVALID_ARGUMENT", message=str(error), field="content", expected="a file that can be read")
+    return Failure(code="INVALID_ARGUMENT", message=str(error), field=error.field, expected=error.expected)
+
+
+def _violation(status: status_pb2.Status) -> tuple[str, str]:
+    """Return field and expectation of the first `google.rpc.BadRequest` violation, or two empty strings."""
+    for violation in _violations(status):
+        # The server's sentence is "is VALUE; expected EXPECTED".
+        return violation.field, violation.description.rpartition("; expected ")[2]
+    return "", ""
+
+
+def _violations(status: status_pb2.Status) -> Iterable[error_details_pb2.BadRequest.FieldViolation]:
+    for detail in status.details:
+        request = error_details_pb2.BadRequest()
+        if detail.Unpack(request):
+            yield from request.field_violations

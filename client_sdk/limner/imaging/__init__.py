@@ -1,0 +1,75 @@
+"""The image path: DICOM → decode → grid → batch → result (→ DICOM), the same on either side of the wire.
+
+1. `find_series` and `select` choose the series of a folder (`selection.py`), `Pseudonymiser` renames them
+   (`deidentify.py`).
+2. `decode` turns one frame into a `Slice`: pixels and geometry, nothing that identifies anybody (`dicom.py`).
+3. `Grid.resample` brings the slice to the model's square grid, `(size, size)` float32 (`grid.py`).
+4. The model normalises, predicts and explains; `Grid.project` brings what it says back to the slice's raster.
+5. `write_png`, `simulated_dicom` and `heat_map_dicom` write results, visibly marked (`export.py`).
+
+`write_phantom` makes a cohort to do it with (`phantom.py`). Nothing here knows torch or the server. Names are imported
+when they are first used, so that `import limner` stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from limner.imaging.deidentify import Pseudonymiser, load_or_create_key
+    from limner.imaging.dicom import decode, read_header
+    from limner.imaging.errors import ImageError
+    from limner.imaging.export import ModelReference, heat_map_dicom, simulated_dicom, write_png
+    from limner.imaging.grid import Grid
+    from limner.imaging.phantom import phantom_severity, phantom_subject, write_phantom
+    from limner.imaging.selection import (
+        Decision,
+        FoundFiles,
+        SelectionRules,
+        Series,
+        SeriesSlice,
+        find_series,
+        select,
+    )
+    from limner.imaging.slices import Slice
+
+__all__ = [
+    "Decision",
+    "FoundFiles",
+    "Grid",
+    "ImageError",
+    "ModelReference",
+    "Pseudonymiser",
+    "SelectionRules",
+    "Series",
+    "SeriesSlice",
+    "Slice",
+    "decode",
+    "find_series",
+    "heat_map_dicom",
+    "load_or_create_key",
+    "phantom_severity",
+    "phantom_subject",
+    "read_header",
+    "select",
+    "simulated_dicom",
+    "write_phantom",
+    "write_png",
+]
+
+_HOMES = {
+    "deidentify": ("Pseudonymiser", "load_or_create_key"),
+    "dicom": ("decode", "read_header"),
+    "errors": ("ImageError",),
+    "export": ("ModelReference", "heat_map_dicom", "simulated_dicom", "write_png"),
+    "grid": ("Grid",),
+    "phantom": ("phantom_severity", "phantom_subject", "write_phantom"),
+    "selection": ("Decision", "FoundFiles", "SelectionRules", "Series", "SeriesSlice", "find_series", "select"),
+    "slices": ("Slice",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -1,0 +1,252 @@
+"""Results as PNG and as DICOM that other software opens, every one marked in its pixels.
+
+Secondary Capture (PS3.3 A.8.1) by highdicom, from the extra `limner[gateway]`. A simulated image belongs to no patient
+and says so in its name; a heat map joins the patient and the study of its source and refers to it. Files are whole or
+not there. It judges nothing: whether a simulated image passed its checks is the caller's to say, in `note`.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from re import sub
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from limner.imaging.dicom import decode
+from limner.imaging.errors import ImageError
+from limner.imaging.files import replace_file
+from limner.imaging.headers import as_image_errors, frame_count, orientation
+from limner.imaging.pictures import Window, captioned, grey, overlay
+
+SIMULATED_MARK = "SIMULATED - NOT FOR DIAGNOSTIC USE"
+HEAT_MAP_MARK = "NOT FOR DIAGNOSTIC USE"
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """The model that made a result: its name, its version and the sha256 of its artifact, in hexadecimal."""
+
+    name: str
+    version: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version} sha256 {self.digest}"
+
+
+def write_png(
+    path: Path, pixels: NDArray[np.generic], window: Window | None = None, caption: str | None = None
+) -> None:
+    """Write a grey picture of 8 bits.
+
+    Parameters
+    ----------
+    path
+        In a folder that exists; replaced as a whole.
+    pixels
+        `(rows, columns)`, finite.
+    window
+        The values shown as black and as white; the 0.5th and 99.5th percentile when None.
+    caption
+        Burned into the lower edge, line by line; the picture is enlarged by a whole number to at least 384 columns.
+
+    Raises
+    ------
+    ImageError
+        When `pixels` or `window` cannot be shown.
+    OSError
+        When the file cannot be written; nothing is left behind.
+    """
+    picture = Image.fromarray(grey(pixels, window))
+    if caption:
+        picture = captioned(picture, caption)[0]
+    with replace_file(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+@as_image_errors
+def simulated_dicom(
+    path: Path,
+    pixels: NDArray[np.generic],
+    label: str,
+    model: ModelReference,
+    spacing_mm: float,
+    window: Window | None = None,
+    note: str = "",
+) -> None:
+    """Write the simulated image of a class as Secondary Capture DICOM of a patient named SIMULATED.
+
+    Parameters
+    ----------
+    path
+        In a folder that exists; replaced as a whole.
+    pixels
+        `(rows, columns)`, finite.
+    label
+        The class that the image stands for.
+    model
+        The model whose weights and feature maps it was made from.
+    spacing_mm
+        Of the pixels, both ways, over 0.
+    window
+        See `write_png`.
+    note
+        Said in the caption and the description too, such as 'failed check 2: d 0.3, expected at least 1.0'.
+
+    Raises
+    ------
+    ImageError
+        When an argument is out of its range.
+    ModuleNotFoundError
+        When the extra `limner[gateway]` is not installed.
+    OSError
+        When the file cannot be written; nothing is left behind.
+    """
+    highdicom = _highdicom()
+    if not 0 < spacing_mm <= 100:
+        raise ImageError("spacing_mm", spacing_mm, "a number over 0 and at most 100, in mm")
+    caption = "\n".join(filter(None, (note, f"simulated class: {label}", SIMULATED_MARK)))
+    picture, factor = captioned(Image.fromarray(grey(pixels, window)), caption)
+    identity = [SIMULATED_MARK, str(model), label, note, _digest(np.asarray(picture))]
+    name = sub(r"[^A-Z0-9 -]", "_", label.upper())[:50]
+    image = highdicom.sc.SCImage(
+        pixel_array=np.asarray(picture),
+        photometric_interpretation="MONOCHROME2",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),
+        patient_id=f"SIMULATED-{name}",
+        patient_name=f"SIMULATED^{name}",
+        study_instance_uid=generate_uid(entropy_srcs=[SIMULATED_MARK, str(model)]),
+        series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
+        sop_instance_uid=generate_uid(entropy_srcs=[*identity, "instance"]),
+        series_number=1,
+        instance_number=1,
+        manufacturer="Limner",
+        pixel_spacing=(spacing_mm / factor, spacing_mm / factor),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    # The grid of a cohort may lie in any plane, so the image's orientation is not known.
+    image.PatientOrientation = ""
+    made = f"Image of class {label} simulated from the weights and feature maps of {model}."
+    _mark(image, f"Simulated {label}", " ".join(filter(None, (made, note, SIMULATED_MARK))))
+    _save(image, path)
+
+
+@as_image_errors
+def heat_map_dicom(
+    path: Path,
+    source: Dataset,
+    heat_map: NDArray[np.generic],
+    model: ModelReference,
+    label: str,
+    frame: int = 0,
+) -> None:
+    """Write a heat map over its source slice as Secondary Capture DICOM in colour, in the source's study.
+
+    Maps of one source series, model and label share a series; the same content has the same SOPInstanceUID.
+
+    Parameters
+    ----------
+    path
+        In a folder that exists; replaced as a whole.
+    source
+        The whole MR instance, as read by pydicom.
+    heat_map
+        `(rows, columns)` of the source, 0 to 1; see `Grid.project`.
+    model, label
+        What the heat map explains: this model's logit of this class.
+    frame
+        The frame of a multi-frame source, from 0.
+
+    Raises
+    ------
+    ImageError
+        When the source cannot be decoded, or the heat map has another shape or range.
+    ModuleNotFoundError
+        When the extra `limner[gateway]` is not installed.
+    OSError
+        When the file cannot be written; nothing is left behind.
+    """
+    highdicom = _highdicom()
+    image = decode(source, frame)
+    blended = Image.fromarray(overlay(grey(image.pixels), heat_map))
+    picture, factor = captioned(blended, f"importance for {label}, {model.name} {model.version}\n{HEAT_MAP_MARK}")
+    identity = [str(source.SeriesInstanceUID), str(model), label]
+    of_instance = [str(source.SOPInstanceUID), str(frame), _digest(np.asarray(picture))]
+    captured = highdicom.sc.SCImage.from_ref_dataset(
+        source,
+        pixel_array=np.asarray(picture),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=_directions(image.orientation or (1, 0, 0, 0, 1, 0)),
+        series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
+        sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
+        series_number=min(int(source.get("SeriesNumber") or 0) + 9000, 2**31 - 1),
+        instance_number=int(source.get("InstanceNumber") or 0) + frame,
+        manufacturer="Limner",
+        pixel_spacing=(image.row_spacing_mm / factor, image.column_spacing_mm / factor),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    if orientation(source, frame) is None:
+        captured.PatientOrientation = ""
+    captured.SourceImageSequence = [_reference(source, frame)]
+    made = f"Heat map of the importance for class {label} over its source image, by {model}. {HEAT_MAP_MARK}"
+    _mark(captured, f"Heat map {label}", made)
+    _save(captured, path)
+
+
+def _highdicom() -> ModuleType:
+    try:
+        import highdicom.sc
+    except ModuleNotFoundError as error:
+        message = "DICOM output needs highdicom: pip install 'limner[gateway]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
+    return highdicom
+
+
+def _digest(pixels: NDArray[np.generic]) -> str:
+    return sha256(pixels.tobytes()).hexdigest()
+
+
+def _directions(cosines: tuple[float, ...]) -> tuple[str, str]:
+    """Return where the rows and the columns run, to the nearest of the patient's axes (PS3.3 C.7.6.1.1.1)."""
+
+    def nearest(vector: tuple[float, ...]) -> str:
+        axis = int(np.abs(vector).argmax())
+        return (("L", "R"), ("P", "A"), ("H", "F"))[axis][vector[axis] < 0]
+
+    return nearest(cosines[:3]), nearest(cosines[3:])
+
+
+def _reference(source: Dataset, frame: int) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.SOPClassUID
+    reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    if frame_count(source) > 1:
+        reference.ReferencedFrameNumber = frame + 1
+    return reference
+
+
+def _mark(image: Dataset, description: str, derivation: str) -> None:
+    image.ImageType = ["DERIVED", "SECONDARY"]
+    image.BurnedInAnnotation = "YES"
+    image.Laterality = ""
+    image.SpecificCharacterSet = "ISO_IR 192"
+    # At most 64 bytes, and without the backslash that would make two values of it (PS3.5 6.2, 6.4).
+    short = description.replace("\\", "/").encode()[:44].decode(errors="ignore")
+    image.SeriesDescription = f"{short}, not for diagnosis"
+    image.DerivationDescription = derivation[:1024]
+    image.SoftwareVersions = version("limner")
+
+
+def _save(image: Dataset, path: Path) -> None:
+    with replace_file(path) as temporary:
+        image.save_as(temporary, enforce_file_format=True)

@@ -1,0 +1,211 @@
+"""The batcher against its invariants, by number: random arrivals, cancellations and deadlines on a virtual clock."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from limner_server.errors import InvalidInputError, QueueFullError
+from limner_server.executor.batcher import HEAD_START_S, MAX_PRIORITY, Batch, Batcher, Ticket
+
+
+class World(RuleBasedStateMachine):
+    """Callers and an engine around a batcher, with a plain list as the model of what waits."""
+
+    @initialize(
+        max_batch_size=st.integers(1, 5),
+        max_queue_delay_s=st.sampled_from([0.0, 0.005, 0.5]),
+        max_queue_images=st.integers(1, 12),
+    )
+    def begin(self, max_batch_size: int, max_queue_delay_s: float, max_queue_images: int) -> None:
+        self.max_batch_size, self.delay, self.limit = max_batch_size, max_queue_delay_s, max_queue_images
+        self.batcher: Batcher[int] = Batcher(max_batch_size, max_queue_delay_s, max_queue_images)
+        self.now = 100.0
+        self.waiting: list[Ticket[int]] = []
+        self.admitted = 0
+        self.answers: Counter[int] = Counter()
+        self.running: Batch[int] | None = None
+        self.last_end = -math.inf
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.004, 0.3, 1.0, 7.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(
+        key=st.sampled_from("ab"),
+        priority=st.integers(0, MAX_PRIORITY),
+        patience=st.one_of(st.just(math.inf), st.sampled_from([-1.0, 0.0, 0.004, 2.0])),
+    )
+    def arrive(self, key: str, priority: int, patience: float) -> None:
+        if len(self.waiting) == self.limit:
+            with pytest.raises(QueueFullError) as refused:
+                self.batcher.add(self.admitted, key, self.now, priority, self.now + patience)
+            assert refused.value.retry_after_s >= 0
+        else:
+            ticket = self.batcher.add(self.admitted, key, self.now, priority, self.now + patience)
+            self.waiting.append(ticket)
+            self.admitted += 1
+        assert len(self.batcher) == len(self.waiting) <= self.limit  # 2
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.waiting))
+        assert self.batcher.cancel(ticket)
+        assert not self.batcher.cancel(ticket)
+        self.leave(ticket)
+
+    @precondition(lambda self: self.running is None)
+    @rule()
+    def poll(self) -> None:
+        decision = self.batcher.poll(self.now)
+        late = [ticket for ticket in self.waiting if ticket.deadline <= self.now]
+        assert sorted(t.sequence for t in decision.expired) == [t.sequence for t in late]
+        for ticket in late:
+            self.leave(ticket)
+        if decision.batch is not None:
+            self.check_batch(decision.batch)
+            self.running = decision.batch
+            for ticket in decision.batch.tickets:
+                self.leave(ticket)
+        elif self.waiting:
+            assert decision.wake_at is not None
+            assert self.now < decision.wake_at <= self.last_end + self.delay  # 7
+            lead = min(self.waiting, key=rank)
+            assert [ticket.key for ticket in self.waiting].count(lead.key) < self.max_batch_size
+        else:
+            assert decision.wake_at is None
+
+    @precondition(lambda self: self.running is not None)
+    @rule()
+    def finish(self) -> None:
+        assert self.running is not None
+        assert not any(self.batcher.cancel(ticket) for ticket in self.running.tickets)
+        self.batcher.finished(self.running, self.now)
+        self.running, self.last_end = None, self.now
+
+    def check_batch(self, batch: Batch[int]) -> None:
+        mates = [ticket for ticket in self.waiting if ticket.key == batch.key]
+        assert len(batch.tickets) == min(len(mates), self.max_batch_size)  # 3
+        assert {ticket.key for ticket in batch.tickets} == {batch.key}
+        assert all(ticket.deadline > self.now for ticket in batch.tickets)  # 6
+        assert rank(batch.tickets[0]) == min(map(rank, self.waiting))  # 5
+        for priority in range(MAX_PRIORITY + 1):  # 4
+            taken = [ticket for ticket in batch.tickets if ticket.priority == priority]
+            assert taken == [ticket for ticket in mates if ticket.priority == priority][: len(taken)]
+
+    def leave(self, ticket: Ticket[int]) -> None:
+        self.waiting.remove(ticket)
+        self.answers[ticket.payload] += 1
+
+    def teardown(self) -> None:
+        if not hasattr(self, "batcher"):
+            return
+        for _ in range(3 * self.limit + 3):
+            if self.running is not None:
+                self.finish()
+            self.now += self.delay
+            self.poll()
+        assert self.running is None
+        assert self.answers == Counter(range(self.admitted))  # 1
+
+
+def rank(ticket: Ticket[int]) -> tuple[float, int]:
+    """Invariant 5, written anew."""
+    return ticket.arrived - ticket.priority * HEAD_START_S, ticket.sequence
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def run(batcher: Batcher[str], now: float, seconds: float = 0.02) -> list[str]:
+    """Payloads of the batch that is due, which takes `seconds`; empty where none is."""
+    batch = batcher.poll(now).batch
+    if batch is None:
+        return []
+    batcher.finished(batch, now + seconds)
+    return [ticket.payload for ticket in batch.tickets]
+
+
+def test_lone_caller_is_never_kept_waiting():
+    batcher: Batcher[str] = Batcher(16, 5.0, 100)
+    for step in range(5):
+        batcher.add("again", "key", now=float(step))
+        assert run(batcher, now=float(step)) == ["again"]
+
+
+def test_callers_in_a_loop_end_up_in_one_batch():
+    batcher: Batcher[str] = Batcher(16, 0.005, 100)
+    batcher.add("a", "key", now=0.0)
+    first = batcher.poll(0.0).batch
+    assert first is not None
+    batcher.add("b", "key", now=0.001)
+    batcher.add("c", "key", now=0.001)
+    batcher.finished(first, now=0.020)
+    assert batcher.poll(0.020).batch is None, "a is about to come back"
+    batcher.add("a", "key", now=0.021)
+    assert run(batcher, now=0.021) == ["b", "c", "a"]
+
+
+def test_wrong_guess_costs_one_wait():
+    batcher: Batcher[str] = Batcher(16, 0.005, 100)
+    for name in ("a", "b", "c"):
+        batcher.add(name, "key", now=0.0)
+    assert len(run(batcher, now=0.0, seconds=0.02)) == 3
+    batcher.add("a", "key", now=0.021)
+    assert batcher.poll(0.021).wake_at == pytest.approx(0.025)
+    assert run(batcher, now=0.025) == ["a"]
+    batcher.add("a", "key", now=0.046)
+    assert run(batcher, now=0.046) == ["a"]
+
+
+def test_higher_priority_goes_first_and_lower_is_not_starved():
+    batcher: Batcher[str] = Batcher(1, 0.0, 100)
+    batcher.add("low", "key", now=0.0, priority=0)
+    served = []
+    for step in range(4 * MAX_PRIORITY):
+        batcher.add("high", "key", now=0.5 * step, priority=MAX_PRIORITY)
+        served += run(batcher, now=0.5 * step)
+    assert served[0] == "high"
+    assert served.index("low") * 0.5 == pytest.approx(MAX_PRIORITY * HEAD_START_S, abs=1.0)
+
+
+def test_deadlines_pass_one_after_the_other():
+    batcher: Batcher[str] = Batcher(1, 0.0, 100)
+    for name, deadline in [("never", math.inf), ("later", 2.0), ("soon", 1.0)]:
+        batcher.add(name, "key", now=0.0, deadline=deadline)
+    expired = [[ticket.payload for ticket in batcher.poll(now).expired] for now in (1.0, 2.0)]
+    assert expired == [["soon"], ["later"]]
+
+
+def test_full_queue_says_when_half_of_it_is_done():
+    batcher: Batcher[str] = Batcher(2, 0.0, 4)
+    for name in "ab":
+        batcher.add(name, "key", now=0.0)
+    run(batcher, now=0.0, seconds=3.0)
+    for name in "cdef":
+        batcher.add(name, "key", now=3.0)
+    with pytest.raises(QueueFullError) as refused:
+        batcher.add("g", "key", now=3.0)
+    assert refused.value.retry_after_s == pytest.approx(2 * 1.5)
+
+
+@pytest.mark.parametrize("priority", [-1, MAX_PRIORITY + 1])
+def test_priority_out_of_range_is_refused(priority: int):
+    batcher: Batcher[str] = Batcher(2, 0.0, 4)
+    with pytest.raises(InvalidInputError, match="priority"):
+        batcher.add("a", "key", now=0.0, priority=priority)
+    assert len(batcher) == 0
+
+
+def test_drain_takes_everything_in_order_of_rank():
+    batcher: Batcher[str] = Batcher(2, 0.0, 4)
+    for name, key, priority in [("third", "x", 0), ("first", "y", 5), ("second", "x", 5)]:
+        batcher.add(name, key, now=1.0, priority=priority)
+    assert [ticket.payload for ticket in batcher.drain()] == ["first", "second", "third"]
+    assert len(batcher) == 0
+    assert batcher.poll(1.0).batch is None
