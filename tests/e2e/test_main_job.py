@@ -1,4 +1,4 @@
-"""The paper's steps over the wire, as a researcher and an integrator would walk them, on a phantom cohort and a real server."""
+"""The paper's steps over the wire, as a researcher and an integrator would walk them, on a phantom cohort."""
 
 import asyncio
 import re

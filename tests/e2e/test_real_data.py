@@ -1,4 +1,4 @@
-"""Real T2-weighted series over the wire: import, a classifier of the plane, a phantom's model on real slices, DICOM out."""
+"""Real T2-weighted series over the wire: import, a classifier of the plane, DICOM out."""
 
 from pathlib import Path
 

@@ -60,7 +60,7 @@ def assess(
         _independent_judge(card, cohort, results),
         checks.weight_randomisation(randomised, own_gap),
         _label_permutation(card, recipe.seed),
-        checks.stability(_correlations(differences(images), differences(results["resamples"]["images"]))),
+        checks.stability(_correlations(differences(results["resamples"]["images"]))),
         _random_channels(recipe.method, results["images"], own_gap),
         _realism(real, cohort, images),
     )
@@ -101,8 +101,9 @@ def _label_permutation(card: ModelCard, seed: int) -> CheckResult:
     )
 
 
-def _correlations(difference: Floats, resampled: Floats) -> list[float]:
-    return [float(np.corrcoef(difference.ravel(), other.ravel())[0, 1]) for other in resampled]
+def _correlations(planes: Floats) -> list[float]:
+    """Correlate the first plane, the cohort's, with each of the others."""
+    return [float(np.corrcoef(planes[0].ravel(), other.ravel())[0, 1]) for other in planes[1:]]
 
 
 def _random_channels(method: SimulationMethod, main: Arrays, own_gap: float) -> CheckResult:

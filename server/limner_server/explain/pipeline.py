@@ -103,8 +103,8 @@ class Pipeline:
         return arrays
 
     def resamples(self, tell: Tell) -> Arrays:
-        """Make the images of every bootstrap resample: `images` `(r, k, s, s)`."""
-        resamples = self._statistics().resamples[1:]
+        """Make the images of the cohort and of every bootstrap resample, alike: `images` `(1 + r, k, s, s)`."""
+        resamples = self._statistics().resamples
         drafts = [(classes, [order for order, _ in select_channels(classes)]) for classes in resamples]
         return {"images": self._make(self._artifact, drafts, self._recipe.control_steps, tell)}
 

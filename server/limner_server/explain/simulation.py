@@ -186,7 +186,7 @@ def _stages(
         for index in range(checks.RANDOMISED_NETWORKS)
     ]
     # Last: it waits for the statistics of the first, and a thread that waits does no work.
-    stages.append(Stage("resamples", checks.RESAMPLES * classes * recipe.control_steps, pipeline.resamples))
+    stages.append(Stage("resamples", (1 + checks.RESAMPLES) * classes * recipe.control_steps, pipeline.resamples))
     return stages
 
 

@@ -40,8 +40,9 @@ class LayerSums(NamedTuple):
         return LayerSums(*(mine + times * theirs for mine, theirs in zip(self, other, strict=True)))
 
     def deviation(self, count: float) -> Tensor:
-        """Return `(C,)`, the standard deviation of the map's mean from slice to slice."""
-        return (self.squares / count - (self.means / count).square()).clamp(min=0).sqrt()
+        """Return σ `(C,)`: the variance of the map's mean from slice to slice, and its own within a slice, together."""
+        between = (self.squares / count - (self.means / count).square()).clamp(min=0)
+        return (between + (self.deviations / count).square()).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class JobRunner:
     """Runs at most `max_jobs` jobs at a time, each `python -m MODULE FOLDER` in a process of its own.
 
-    All methods belong to the event loop's thread. A process that dies without a word (kill -9, out of memory) is started
-    again on its folder, where it finds its checkpoint, up to five times; one that says why it failed is not tried again.
+    All methods belong to the event loop's thread. A process that dies without a word (kill -9, out of memory) is
+    started again on its folder, where it finds its checkpoint, up to five times; one that says why it failed is not.
     """
 
     def __init__(self, store: JobStore, folder: Path, max_jobs: int, modules: Mapping[JobKind, str] = MODULES) -> None:

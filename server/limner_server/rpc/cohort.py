@@ -3,15 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from grpc import aio
-
 from limner.imaging.errors import ImageError
 from limner.v1 import cohort_pb2, cohort_pb2_grpc
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.rpc.images import MAX_SUBJECT, check_text, read_pixels
 from limner_server.rpc.status import KnownError, to_status
 from limner_server.rpc.streams import first
-from limner_server.rpc.wire import timestamp
+from limner_server.rpc.wire import Context, timestamp
 from limner_server.state.cohorts import CohortSnapshot, CohortStore, NewSlice
 from limner_server.state.jobs import JobStore
 
@@ -25,8 +23,8 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         self._cohorts = cohorts
         self._jobs = jobs
 
-    async def ImportCohort(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[cohort_pb2.ImportCohortRequest], context: aio.ServicerContext
+    async def ImportCohort(
+        self, request_iterator: AsyncIterator[cohort_pb2.ImportCohortRequest], context: Context
     ) -> cohort_pb2.ImportCohortResponse:
         """Store slices as they come, in small batches; refuse bad ones alone."""
         opening = await first(request_iterator)
@@ -47,9 +45,7 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         response.cohort.CopyFrom(_message(await asyncio.to_thread(self._cohorts.snapshot, name)))
         return response
 
-    async def GetCohort(  # type: ignore[override]
-        self, request: cohort_pb2.GetCohortRequest, context: aio.ServicerContext
-    ) -> cohort_pb2.Cohort:
+    async def GetCohort(self, request: cohort_pb2.GetCohortRequest, context: Context) -> cohort_pb2.Cohort:
         """Return one cohort."""
         snapshot = await asyncio.to_thread(self._cohorts.snapshot, request.cohort)
         message = _message(snapshot)
@@ -57,16 +53,16 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
             message.instances.extend(item.instance for item in snapshot.slices)
         return message
 
-    async def ListCohorts(  # type: ignore[override]
-        self, request: cohort_pb2.ListCohortsRequest, context: aio.ServicerContext
+    async def ListCohorts(
+        self, request: cohort_pb2.ListCohortsRequest, context: Context
     ) -> cohort_pb2.ListCohortsResponse:
         """Return all cohorts."""
         names = await asyncio.to_thread(self._cohorts.names)
         snapshots = [await asyncio.to_thread(self._cohorts.snapshot, name) for name in names]
         return cohort_pb2.ListCohortsResponse(cohorts=map(_message, snapshots))
 
-    async def DeleteCohort(  # type: ignore[override]
-        self, request: cohort_pb2.DeleteCohortRequest, context: aio.ServicerContext
+    async def DeleteCohort(
+        self, request: cohort_pb2.DeleteCohortRequest, context: Context
     ) -> cohort_pb2.DeleteCohortResponse:
         """Delete a cohort that no job is using."""
         users = await asyncio.to_thread(self._jobs.unfinished, request.cohort)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
-from grpc import aio
 from numpy.typing import NDArray
 
 from limner.imaging.errors import ImageError
@@ -16,7 +15,7 @@ from limner_server.networks.resnet import LAYERS
 from limner_server.rpc.images import GridImage, ImageReader
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_in_order, first
-from limner_server.rpc.wire import check_count, check_unique_ids, deadline, identity, prediction, timing
+from limner_server.rpc.wire import Context, check_count, check_unique_ids, deadline, identity, prediction, timing
 from limner_server.serving import ModelPool, ServedModel
 
 MAX_IMAGES = 64
@@ -58,8 +57,8 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         self._models = models
         self._images = images
 
-    async def ExtractFeatures(  # type: ignore[override]
-        self, request: feature_pb2.ExtractFeaturesRequest, context: aio.ServicerContext
+    async def ExtractFeatures(
+        self, request: feature_pb2.ExtractFeaturesRequest, context: Context
     ) -> feature_pb2.ExtractFeaturesResponse:
         """Explain the images of one request."""
         check_count("images", len(request.images), MAX_IMAGES)
@@ -82,8 +81,8 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
             results=[task.result() for task in tasks],
         )
 
-    async def ExtractFeaturesStream(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: aio.ServicerContext
+    async def ExtractFeaturesStream(
+        self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: Context
     ) -> AsyncIterator[feature_pb2.ExtractFeaturesStreamResponse]:
         """Explain a stream of images."""
         opening = await first(request_iterator)

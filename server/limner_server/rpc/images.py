@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from limner.imaging.slices import Slice
 from limner.v1 import common_pb2
 from limner_server.errors import InvalidInputError
 
-_DTYPES = {
+_DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DATA_TYPE_UINT8: np.dtype("uint8"),
     common_pb2.DATA_TYPE_UINT16: np.dtype("<u2"),
     common_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
@@ -116,7 +117,7 @@ def _read_grid(message: common_pb2.GridArray, grid: Grid) -> NDArray[np.float32]
     return values
 
 
-def _array(field: str, data: bytes, data_type: common_pb2.DataType, rows: int, columns: int) -> NDArray[np.generic]:
+def _array(field: str, data: bytes, data_type: int, rows: int, columns: int) -> NDArray[np.generic]:
     dtype = _DTYPES.get(data_type)
     if dtype is None:
         raise InvalidInputError(f"{field}.data_type", data_type, "UINT8, UINT16, INT16 or FLOAT32")

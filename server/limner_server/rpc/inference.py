@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from grpc import aio
-
 from limner.imaging.errors import ImageError
 from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
@@ -12,7 +10,16 @@ from limner_server.executor.engine import Item
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_in_order, first
-from limner_server.rpc.wire import SubjectRollUp, check_count, check_unique_ids, deadline, identity, prediction, timing
+from limner_server.rpc.wire import (
+    Context,
+    SubjectRollUp,
+    check_count,
+    check_unique_ids,
+    deadline,
+    identity,
+    prediction,
+    timing,
+)
 from limner_server.serving import ModelPool, ServedModel
 
 MAX_IMAGES = 1024
@@ -30,9 +37,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._images = images
         self._window = window
 
-    async def Predict(  # type: ignore[override]
-        self, request: inference_pb2.PredictRequest, context: aio.ServicerContext
-    ) -> inference_pb2.PredictResponse:
+    async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         """Score the images of one request, in batches with everybody else's."""
         check_count("images", len(request.images), MAX_IMAGES)
         check_unique_ids(request.images)
@@ -59,8 +64,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             model=identity(model), labels=model.card.labels, results=results, subjects=roll_up.results()
         )
 
-    async def PredictStream(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: aio.ServicerContext
+    async def PredictStream(
+        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.PredictStreamResponse]:
         """Score a stream of images; a full queue refuses single images, with their ids."""
         opening = await first(request_iterator)

@@ -2,11 +2,9 @@
 
 import asyncio
 
-from grpc import aio
-
 from limner.v1 import common_pb2, model_pb2, model_pb2_grpc
 from limner_server.networks.repository import ModelVersion
-from limner_server.rpc.wire import metrics, timestamp
+from limner_server.rpc.wire import Context, metrics, timestamp
 from limner_server.serving import DEFAULT_ALIAS, ModelPool, Version
 
 
@@ -16,44 +14,34 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     def __init__(self, models: ModelPool) -> None:
         self._models = models
 
-    async def ListModels(  # type: ignore[override]
-        self, request: model_pb2.ListModelsRequest, context: aio.ServicerContext
-    ) -> model_pb2.ListModelsResponse:
+    async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
         """Return every version, broken ones with their reason."""
         versions = await asyncio.to_thread(self._models.repository.list_versions)
         return model_pb2.ListModelsResponse(models=[await self._message(version) for version in versions])
 
-    async def GetModel(  # type: ignore[override]
-        self, request: model_pb2.GetModelRequest, context: aio.ServicerContext
-    ) -> model_pb2.Model:
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
         """Return one version."""
         return await self._describe(await self._resolve(request.model))
 
-    async def LoadModel(  # type: ignore[override]
-        self, request: model_pb2.LoadModelRequest, context: aio.ServicerContext
-    ) -> model_pb2.Model:
+    async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.Model:
         """Load and warm a version."""
         served = await self._models.acquire(request.model.name, request.model.version)
         return await self._describe(served.version)
 
-    async def UnloadModel(  # type: ignore[override]
-        self, request: model_pb2.UnloadModelRequest, context: aio.ServicerContext
-    ) -> model_pb2.Model:
+    async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Context) -> model_pb2.Model:
         """Unload a version once what is in it is answered."""
         version = await self._resolve(request.model)
         await self._models.unload(version)
         return await self._describe(version)
 
-    async def PromoteModel(  # type: ignore[override]
-        self, request: model_pb2.PromoteModelRequest, context: aio.ServicerContext
-    ) -> model_pb2.Model:
+    async def PromoteModel(self, request: model_pb2.PromoteModelRequest, context: Context) -> model_pb2.Model:
         """Move an alias."""
         version = await self._resolve(request.model)
         await self._models.promote(version, request.alias or DEFAULT_ALIAS)
         return await self._describe(version)
 
-    async def DeleteModel(  # type: ignore[override]
-        self, request: model_pb2.DeleteModelRequest, context: aio.ServicerContext
+    async def DeleteModel(
+        self, request: model_pb2.DeleteModelRequest, context: Context
     ) -> model_pb2.DeleteModelResponse:
         """Delete a version that no alias points at."""
         await self._models.delete(request.model.name, request.model.version)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from grpc import aio
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -19,7 +18,7 @@ from limner_server.explain.result import Source, load_result
 from limner_server.explain.simulation import SimulationOutcome
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.card import ModelCard
-from limner_server.rpc.wire import job_progress, prediction
+from limner_server.rpc.wire import Context, job_progress, prediction
 from limner_server.serving import ModelPool
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
@@ -45,8 +44,8 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
         self._settings = settings
         self._device = device
 
-    async def Simulate(  # type: ignore[override]
-        self, request: simulation_pb2.SimulateRequest, context: aio.ServicerContext
+    async def Simulate(
+        self, request: simulation_pb2.SimulateRequest, context: Context
     ) -> AsyncIterator[simulation_pb2.SimulateResponse]:
         """Start the job of this request, or find it where it is, and follow it to its result."""
         job_request, card = await self._request(request)

@@ -5,14 +5,12 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from grpc import aio
-
 from limner.imaging.grid import Grid
 from limner.v1 import common_pb2, training_pb2, training_pb2_grpc
 from limner_server.jobs.runner import JobRunner
 from limner_server.names import check_name
 from limner_server.networks.card import Metric
-from limner_server.rpc.wire import job_progress, metrics, timestamp
+from limner_server.rpc.wire import Context, job_progress, metrics, timestamp
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.jobs import Job, JobKind, JobStore
@@ -36,8 +34,8 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         self._settings = settings
         self._device = device
 
-    async def StartTraining(  # type: ignore[override]
-        self, request: training_pb2.StartTrainingRequest, context: aio.ServicerContext
+    async def StartTraining(
+        self, request: training_pb2.StartTrainingRequest, context: Context
     ) -> training_pb2.Training:
         """Check the request against the cohort, and queue the job."""
         check_name("model", request.model)
@@ -62,28 +60,26 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         job = Job(job_id, JobKind.TRAINING, request.cohort, job_request.model_dump(mode="json"))
         return _message(await self._runner.submit(job))
 
-    async def WatchTraining(  # type: ignore[override]
-        self, request: training_pb2.WatchTrainingRequest, context: aio.ServicerContext
+    async def WatchTraining(
+        self, request: training_pb2.WatchTrainingRequest, context: Context
     ) -> AsyncIterator[training_pb2.Training]:
         """Stream the training's state until it has ended."""
         async for job in self._runner.watch(request.id, JobKind.TRAINING):
             yield _message(job)
 
-    async def GetTraining(  # type: ignore[override]
-        self, request: training_pb2.GetTrainingRequest, context: aio.ServicerContext
-    ) -> training_pb2.Training:
+    async def GetTraining(self, request: training_pb2.GetTrainingRequest, context: Context) -> training_pb2.Training:
         """Return the training's state now."""
         return _message(await self._runner.get(request.id, JobKind.TRAINING))
 
-    async def ListTrainings(  # type: ignore[override]
-        self, request: training_pb2.ListTrainingsRequest, context: aio.ServicerContext
+    async def ListTrainings(
+        self, request: training_pb2.ListTrainingsRequest, context: Context
     ) -> training_pb2.ListTrainingsResponse:
         """Return all trainings."""
         jobs = await asyncio.to_thread(self._jobs.of_kind, JobKind.TRAINING)
         return training_pb2.ListTrainingsResponse(trainings=map(_message, jobs))
 
-    async def CancelTraining(  # type: ignore[override]
-        self, request: training_pb2.CancelTrainingRequest, context: aio.ServicerContext
+    async def CancelTraining(
+        self, request: training_pb2.CancelTrainingRequest, context: Context
     ) -> training_pb2.Training:
         """End a training now."""
         return _message(await self._runner.cancel(request.id, JobKind.TRAINING))

@@ -4,6 +4,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,8 +20,10 @@ from limner_server.networks.card import ModelCard
 from limner_server.serving import ServedModel
 from limner_server.state.jobs import Job
 
+Context = aio.ServicerContext[Any, Any]
 
-def deadline(context: aio.ServicerContext) -> float | None:  # type: ignore[type-arg]
+
+def deadline(context: Context) -> float | None:
     """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining

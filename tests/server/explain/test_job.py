@@ -92,10 +92,12 @@ def test_a_job_leaves_a_result_that_can_be_read(world: World) -> None:
     assert any(event.get("progress", {}).get("fraction") == 1.0 for event in said)
 
 
-def test_checks_travel_whole(world: World) -> None:
+def test_a_network_that_learned_nothing_fails_and_its_checks_travel_whole(world: World) -> None:
     folder, _ = world.run("job", checks=True)
     _, outcome = load_result(folder)
     assert [check.number for check in outcome.checks] == [1, 2, 3, 4, 5, 6, 7]
+    assert not outcome.checks[0].passed
+    assert not outcome.checks[1].ran
     assert outcome.checks[2].threshold == 0.3
     assert outcome.verdict is Verdict.FAILED_CHECK
 

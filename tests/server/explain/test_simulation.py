@@ -14,7 +14,7 @@ from limner_server.explain.realism import RealSlices
 from limner_server.explain.simulation import SimulationOutcome, simulate
 from limner_server.networks.artifact import Artifact
 from limner_server.networks.card import HalfModel, HeldOutMargin, ModelCard, SubjectPrediction
-from tests.server.explain.tiny import CLASSES, stripes_artifact, stripes_cohort, untrained_artifact
+from tests.server.explain.tiny import CLASSES, stripes_artifact, stripes_cohort
 from tests.server.networks.cards import make_card
 
 COHORT = stripes_cohort()
@@ -103,8 +103,9 @@ def test_lineage_adds_up(outcome: SimulationOutcome) -> None:
 
 def test_the_same_again_and_after_a_kill(outcome: SimulationOutcome, folder: Path, tmp_path: Path) -> None:
     # What a run that was killed leaves: some stages, whole.
-    for name in ("half-0", "randomised-2"):
-        (tmp_path / f"{name}.npz").write_bytes((folder / f"{name}.npz").read_bytes())
+    for stage in folder.glob("*.npz"):
+        if stage.stem not in ("images", "half-1", "randomised-2"):
+            (tmp_path / stage.name).write_bytes(stage.read_bytes())
     again = run(tmp_path, stripes_artifact(), stripes_card(), workers=1)
     np.testing.assert_array_equal(again.images, outcome.images)
     assert again.checks == outcome.checks
@@ -127,14 +128,6 @@ def test_a_half_model_that_saw_all_subjects_is_no_judge(tmp_path: Path) -> None:
     found = run(tmp_path, stripes_artifact(), card.model_copy(update={"halves": seen_all}), Recipe(steps=10))
     assert not found.checks[1].ran
     assert "half-0.pt was trained on every subject" in found.checks[1].detail
-
-
-def test_a_network_that_learned_nothing_fails(tmp_path: Path) -> None:
-    artifact = untrained_artifact()
-    found = run(tmp_path, artifact, stripes_card(channels=artifact.network.channels()), Recipe(steps=10))
-    assert found.verdict is Verdict.FAILED_CHECK
-    assert not found.checks[0].passed
-    assert not found.checks[2].passed
 
 
 def test_a_composite_is_checked_too(tmp_path: Path) -> None:

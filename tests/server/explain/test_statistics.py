@@ -39,8 +39,10 @@ def test_sums_are_those_of_the_slices() -> None:
         torch.testing.assert_close(layer.weights, weights.sum(0).double())
         means = a.mean((2, 3)).double()
         torch.testing.assert_close(layer.means, means.sum(0))
-        torch.testing.assert_close(layer.deviation(found.count), means.std(0, correction=0), atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(layer.deviations, a.std((2, 3), correction=0).double().sum(0), atol=1e-5, rtol=1e-5)
+        within = a.std((2, 3), correction=0).double()
+        torch.testing.assert_close(layer.deviations, within.sum(0), atol=1e-5, rtol=1e-5)
+        expected = (means.var(0, correction=0) + within.mean(0).square()).sqrt()
+        torch.testing.assert_close(layer.deviation(found.count), expected, atol=1e-6, rtol=1e-4)
 
 
 def test_merging_is_associative_and_commutative(runs: list[Sums]) -> None:

@@ -58,7 +58,7 @@ class TinyNetwork(nn.Module):
 
 
 def stripes_artifact(classes: int = 2) -> Artifact:
-    """Answers 'yes' to vertical stripes and 'no' to horizontal ones; its fourth channel is dead, and a third class too."""
+    """Answers 'yes' to vertical stripes and 'no' to horizontal ones; its fourth channel and a third class are dead."""
     blur = torch.full((3, 3), 1 / 9)
     across = torch.tensor([[0.0, 0.0, 0.0], [-1.0, 2.0, -1.0], [0.0, 0.0, 0.0]]) / 2
     stem = torch.stack([across.T, across, blur, torch.zeros(3, 3)])[:, None]
