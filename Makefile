@@ -31,7 +31,7 @@ check: $(READY) ## lint, format, types, and whether the stubs are those of the p
 	$(BIN)/python -m pytest --quiet tests/repository/test_stubs.py
 
 bench: $(READY) ## run every benchmark; each prints its result as one line of JSON
-	$(BIN)/python -m benchmarks all
+	$(BIN)/python -m benchmarks all --json
 
 stubs: $(READY) ## generate client_sdk/limner/v1 from protos/
 	$(BIN)/python tools/stubs.py

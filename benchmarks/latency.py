@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.harness import Result, interleaved
-from benchmarks.models import best_forward, publish_untrained, random_slices
+from benchmarks.models import fastest_bare, publish_untrained, random_slices
 from limner_server.executor.engine import Item
 from limner_server.executor.executor import Executor
 from limner_server.executor.torchscript import TorchScriptEngine
@@ -28,8 +28,8 @@ def run() -> Result:
     settings = Settings.model_construct()
     with TemporaryDirectory() as folder:
         model = publish_untrained(Path(folder), NAME)
-        bare = best_forward(model, batch_size=1)
-        engine = TorchScriptEngine(model.path, model.digest)
+        bare = fastest_bare(model, batch_sizes=(1,))
+        engine = TorchScriptEngine(model.path, model.digest, threads=bare.threads)
     size = model.grid.size
     image = random_slices(1, size)[0]
     executor = Executor(
@@ -41,13 +41,14 @@ def run() -> Result:
 
     @torch.inference_mode()
     def directly() -> None:
-        [output.numpy() for output in bare(torch.from_numpy(image[None]))]
+        [output.numpy() for output in bare.forward(torch.from_numpy(image[None]))]
 
     with contextlib.closing(executor):
         found = interleaved(lambda: _p50(through_executor), lambda: _p50(directly))
     figures = {
         "ours_ms": 1e3 * statistics.median(found.ours),
         "reference_ms": 1e3 * statistics.median(found.reference),
+        "threads": bare.threads,
     }
     return Result(NAME, "p50 through the executor / p50 of the bare forward", _BAR, True, found.ratios, figures)
 

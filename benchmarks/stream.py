@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.harness import Result, interleaved
-from benchmarks.models import best_batch_size, best_forward, publish_untrained, random_slices
+from benchmarks.models import fastest_bare, publish_untrained, random_slices
 from limner import Client
 from tests.live import LiveServer
 
@@ -22,18 +22,17 @@ _SLICES = 256
 def run() -> Result:
     """Score the same slices by a stream to a server on this machine, and by a loop in this process."""
     with TemporaryDirectory() as folder:
-        server = LiveServer(Path(folder), threads=0)
-        model = publish_untrained(server.model_repository, NAME)
-        forward = best_forward(model, batch_size=16)
-        batch_size = best_batch_size(forward, model.grid.size)
+        model = publish_untrained(Path(folder) / "model_repository", NAME)
+        best = fastest_bare(model)
+        server = LiveServer(Path(folder), threads=best.threads)
         slices = random_slices(_SLICES, model.grid.size)
         images = torch.from_numpy(slices)
 
         @torch.inference_mode()
         def bare() -> float:
             started = time.perf_counter()
-            for first in range(0, _SLICES, batch_size):
-                [output.numpy() for output in forward(images[first : first + batch_size])]
+            for first in range(0, _SLICES, best.batch_size):
+                [output.numpy() for output in best.forward(images[first : first + best.batch_size])]
             return _SLICES / (time.perf_counter() - started)
 
         with server, Client(server.address) as client:
@@ -51,6 +50,7 @@ def run() -> Result:
     figures = {
         "ours_images_per_s": statistics.median(found.ours),
         "reference_images_per_s": statistics.median(found.reference),
-        "reference_batch_size": batch_size,
+        "reference_batch_size": best.batch_size,
+        "threads": best.threads,
     }
     return Result(NAME, "images/s of the stream / images/s of the bare loop", _BAR, False, found.ratios, figures)

@@ -199,7 +199,7 @@ class TrainingConfig(Result):
     architecture
         "resnet18" (default), "resnet34", "resnet50", "resnet101" or "resnet152".
     grid
-        The raster slices are resampled to; default 160 mm in 96 pixels.
+        The raster slices are resampled to; default 128 mm in 64 pixels.
     folds
         Cross-validation folds, 2 to the number of subjects of the rarest label; default 3.
     fold_unit

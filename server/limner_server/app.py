@@ -87,6 +87,8 @@ class App:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
+                # The SDK pings every 30 s during a call; long quiet streams must not be ended for it.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 # By default two servers would share a port in silence.
                 ("grpc.so_reuseport", 0),
             ],

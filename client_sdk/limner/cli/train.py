@@ -60,8 +60,8 @@ def start(
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's; default 1e-2.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="0 to 0.5; default 0.05.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; default 0.")] = None,
-    fov_mm: Annotated[float | None, typer.Option(help="Edge of the grid in mm; default 160.")] = None,
-    grid_size: Annotated[int | None, typer.Option(help="Edge of the grid in pixels, 32 to 1024; default 96.")] = None,
+    fov_mm: Annotated[float | None, typer.Option(help="Edge of the grid in mm; default 128.")] = None,
+    grid_size: Annotated[int | None, typer.Option(help="Edge of the grid in pixels, 32 to 1024; default 64.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="File in the server's weights folder.")] = None,
     halves: Annotated[
         bool | None,

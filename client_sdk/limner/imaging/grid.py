@@ -46,8 +46,8 @@ class Grid:
         Naming the attribute that is out of its range.
     """
 
-    fov_mm: float = 160.0
-    size: int = 96
+    fov_mm: float = 128.0
+    size: int = 64
 
     def __post_init__(self) -> None:
         if not (isfinite(self.fov_mm) and 0 < self.fov_mm <= MAX_FOV_MM):

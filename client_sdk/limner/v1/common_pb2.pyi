@@ -107,9 +107,9 @@ class Grid(_message.Message):
     FOV_MM_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     fov_mm: _builtins.float
-    """Edge of the field of view in millimetres, over 0. Default 160."""
+    """Edge of the field of view in millimetres, over 0. Default 128."""
     size: _builtins.int
-    """Edge in pixels, 32 to 1024. Default 96."""
+    """Edge in pixels, 32 to 1024. Default 64."""
     def __init__(
         self,
         *,

@@ -30,7 +30,7 @@ class PredictRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
-    """0 is the default and the lowest, 10 the highest: what waits with a higher one is batched first."""
+    """0 is the default and the lowest, 10 the highest: each step counts as having waited a second longer."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelSpec:
         """The model. Required."""

@@ -104,7 +104,7 @@ class TrainingConfig(_message.Message):
     fold_unit: Global___FoldUnit.ValueType
     """What a fold keeps together. Default: the subject, the only one accepted."""
     epochs: _builtins.int
-    """Passes over the training slices, 1 to 1000. Default 8."""
+    """Passes over the training slices, 1 to 1000; twice as many for the half-cohort models. Default 8."""
     batch_size: _builtins.int
     """Slices in a step, 2 to 1024. Default 32."""
     learning_rate: _builtins.float
@@ -121,7 +121,7 @@ class TrainingConfig(_message.Message):
     """True to train, in one more repeat of two folds, the two half-cohort models that check 2 of a simulation needs. Default true."""
     @_builtins.property
     def grid(self) -> _common_pb2.Grid:
-        """The grid slices are resampled to. Default 160 mm in 96 pixels."""
+        """The grid slices are resampled to. Default 128 mm in 64 pixels."""
 
     def __init__(
         self,

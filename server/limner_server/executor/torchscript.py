@@ -31,7 +31,7 @@ class TorchScriptEngine:
     device
         "cpu", "cuda" or "cuda:<index>".
     threads
-        Threads of one forward pass on the CPU, for the whole process; 0: one for each core this process may use.
+        Threads of one forward pass on the CPU, for the whole process; 0: as many as torch takes by itself.
 
     Raises
     ------

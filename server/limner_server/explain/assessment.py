@@ -56,7 +56,7 @@ def assess(
     images = results["images"]["images"]
     randomised = [checks.gap(arrays["logits"]) for name, arrays in results.items() if name.startswith("randomised-")]
     return (
-        checks.own_verdict(probabilities, [_chosen(card, row) for row in probabilities]),
+        checks.own_verdict(probabilities, [card.choose(row) for row in probabilities]),
         _independent_judge(card, cohort, results),
         checks.weight_randomisation(randomised, own_gap),
         _label_permutation(card, recipe.seed),
@@ -64,13 +64,6 @@ def assess(
         _random_channels(recipe.method, results["images"], own_gap),
         _realism(real, cohort, images),
     )
-
-
-def _chosen(card: ModelCard, probabilities: Floats) -> int:
-    """The label that `Predict` would choose."""
-    if len(card.labels) == 2:
-        return int(probabilities[1] >= card.threshold.value)
-    return int(probabilities.argmax())
 
 
 def _independent_judge(card: ModelCard, cohort: GriddedCohort, results: Mapping[str, Arrays]) -> CheckResult:

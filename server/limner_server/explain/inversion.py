@@ -130,7 +130,9 @@ class Spectrum:
 
     def images(self) -> Tensor:
         """Return the images `(n, s, s)`, clipped. Gradients pass the clip unchanged: a pixel at its end can return."""
-        free: Tensor = self._start + torch.fft.irfft2(self.coefficients * self._gain, s=self._start.shape[-2:], norm="ortho")
+        free: Tensor = self._start + torch.fft.irfft2(
+            self.coefficients * self._gain, s=self._start.shape[-2:], norm="ortho"
+        )
         return free + (free.clamp(LOWEST, HIGHEST) - free).detach()
 
 

@@ -23,7 +23,7 @@ from limner_server.networks.artifact import Artifact
 from limner_server.networks.resnet import LAYERS
 from limner_server.training.data import GriddedCohort
 
-CONTROL_STEPS = 80
+CONTROL_STEPS = 60
 CONTROL_SLICES = 120
 QUANTILES = 1001
 QUANTILE_SLICES = 64
@@ -50,7 +50,7 @@ class Recipe:
 
     @property
     def control_steps(self) -> int:
-        """Steps of the controls that need many networks or many images."""
+        """Steps of every image but those that are shown: enough for the checks, at less than half of the cost."""
         return min(self.steps, CONTROL_STEPS)
 
 
@@ -111,7 +111,7 @@ class Pipeline:
     def half(self, artifact: Artifact, judge: Artifact, judge_subjects: Sequence[str], tell: Tell) -> Arrays:
         """Make images from a half-cohort model and slices its judge has not seen: `logits` `(k, k)` by the judge."""
         unseen = take(self._cohort, ~np.isin(self._cohort.subjects, judge_subjects))
-        images = self._make_alone(artifact, unseen, self._recipe.steps, tell)
+        images = self._make_alone(artifact, unseen, self._recipe.control_steps, tell)
         return {"logits": judge_images(judge, images)[0]}
 
     def randomised(self, index: int, tell: Tell) -> Arrays:

@@ -179,7 +179,7 @@ def _stages(
         for index, half in enumerate(halves):
             judge, seen = halves[1 - index], card.halves[1 - index].subjects
             compute = partial(pipeline.half, half, judge, seen)
-            stages.append(Stage(f"half-{index}", slices / 2 + classes * recipe.steps, compute))
+            stages.append(Stage(f"half-{index}", slices / 2 + classes * recipe.control_steps, compute))
     cost = 2 * min(slices, CONTROL_SLICES) + classes * recipe.control_steps
     stages += [
         Stage(f"randomised-{index}", cost, partial(pipeline.randomised, index))

@@ -1,10 +1,13 @@
 """The model card: everything that is known of one version of a model, as `card.json` beside its artifact.
 
-Only a record: it computes nothing. docs/artifact.md tells of each field to those who read the JSON.
+Only a record: figures are computed elsewhere. docs/artifact.md tells of each field to those who read the JSON.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from limner.imaging.grid import Grid
@@ -131,3 +134,9 @@ class ModelCard(_Record):
     created: AwareDatetime
     digest: Digest
     """sha256 of `model.pt`."""
+
+    def choose(self, probabilities: Sequence[float] | NDArray[np.floating[Any]]) -> int:
+        """Index of the label that probabilities `(k,)` stand for: of two by the threshold, else the most probable."""
+        if len(self.labels) == 2:
+            return int(probabilities[1] >= self.threshold.value)
+        return int(np.argmax(probabilities))

@@ -8,7 +8,7 @@ from limner.v1 import cohort_pb2, cohort_pb2_grpc
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.rpc.images import MAX_SUBJECT, check_text, read_pixels
 from limner_server.rpc.status import KnownError, to_status
-from limner_server.rpc.streams import first
+from limner_server.rpc.streams import expect, opening
 from limner_server.rpc.wire import Context, timestamp
 from limner_server.state.cohorts import CohortSnapshot, CohortStore, NewSlice
 from limner_server.state.jobs import JobStore
@@ -27,17 +27,13 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         self, request_iterator: AsyncIterator[cohort_pb2.ImportCohortRequest], context: Context
     ) -> cohort_pb2.ImportCohortResponse:
         """Store slices as they come, in small batches; refuse bad ones alone."""
-        opening = await first(request_iterator)
-        if opening.WhichOneof("item") != "header":
-            raise InvalidInputError("item", opening.WhichOneof("item"), "the header in the first message")
-        name = opening.header.cohort
-        await asyncio.to_thread(self._cohorts.create, name, opening.header.labels)
+        header = (await opening(request_iterator)).header
+        name = header.cohort
+        await asyncio.to_thread(self._cohorts.create, name, header.labels)
         response = cohort_pb2.ImportCohortResponse()
         batch: list[cohort_pb2.CohortSlice] = []
         async for request in request_iterator:
-            if request.WhichOneof("item") != "slice":
-                raise InvalidInputError("item", request.WhichOneof("item"), "a slice in every message after the first")
-            batch.append(request.slice)
+            batch.append(expect(request, "slice").slice)
             if len(batch) == _BATCH:
                 await asyncio.to_thread(self._store, name, batch, response)
                 batch = []

@@ -14,7 +14,7 @@ from limner_server.explain.importance import ImportanceMethod, LayerExplanation,
 from limner_server.networks.resnet import LAYERS
 from limner_server.rpc.images import GridImage, ImageReader
 from limner_server.rpc.status import to_status
-from limner_server.rpc.streams import answer_in_order, first
+from limner_server.rpc.streams import answer_in_order, expect, opening
 from limner_server.rpc.wire import Context, check_count, check_unique_ids, deadline, identity, prediction, timing
 from limner_server.serving import ModelPool, ServedModel
 
@@ -85,20 +85,16 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: Context
     ) -> AsyncIterator[feature_pb2.ExtractFeaturesStreamResponse]:
         """Explain a stream of images."""
-        opening = await first(request_iterator)
-        if opening.WhichOneof("item") != "header":
-            raise InvalidInputError("item", opening.WhichOneof("item"), "the header in the first message")
-        model = await self._models.acquire(opening.header.model.name, opening.header.model.version)
-        options = FeatureOptions(opening.header.options, model)
+        header = (await opening(request_iterator)).header
+        model = await self._models.acquire(header.model.name, header.model.version)
+        options = FeatureOptions(header.options, model)
         start = feature_pb2.ExtractFeaturesStreamStart(
             model=identity(model), labels=model.card.labels, method=options.method_number
         )
         yield feature_pb2.ExtractFeaturesStreamResponse(start=start)
 
         async def extract(request: feature_pb2.ExtractFeaturesStreamRequest) -> feature_pb2.ImageFeatures:
-            if request.WhichOneof("item") != "image":
-                raise InvalidInputError("item", request.WhichOneof("item"), "an image in every message after the first")
-            return await self._extract(model, options, request.image, deadline(context))
+            return await self._extract(model, options, expect(request, "image").image, deadline(context))
 
         async for result in answer_in_order(request_iterator, extract, WINDOW):
             yield feature_pb2.ExtractFeaturesStreamResponse(result=result)

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from limner.imaging.errors import ImageError
 from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
+from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.status import to_status
-from limner_server.rpc.streams import answer_in_order, first
+from limner_server.rpc.streams import answer_in_order, expect, opening
 from limner_server.rpc.wire import (
     Context,
     SubjectRollUp,
@@ -23,7 +24,6 @@ from limner_server.rpc.wire import (
 from limner_server.serving import ModelPool, ServedModel
 
 MAX_IMAGES = 1024
-MAX_PRIORITY = 10
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -68,22 +68,18 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.PredictStreamResponse]:
         """Score a stream of images; a full queue refuses single images, with their ids."""
-        opening = await first(request_iterator)
-        if opening.WhichOneof("item") != "header":
-            raise InvalidInputError("item", opening.WhichOneof("item"), "the header in the first message")
-        header = opening.header
+        header = (await opening(request_iterator)).header
         _check_priority(header.priority)
         model = await self._models.acquire(header.model.name, header.model.version)
         start = inference_pb2.PredictStreamStart(model=identity(model), labels=model.card.labels)
         yield inference_pb2.PredictStreamResponse(start=start)
 
         async def score(request: inference_pb2.PredictStreamRequest) -> inference_pb2.ImageResult:
-            if request.WhichOneof("item") != "image":
-                raise InvalidInputError("item", request.WhichOneof("item"), "an image in every message after the first")
+            image = expect(request, "image").image
             try:
-                return await self._score(model, request.image, header.priority, deadline(context))
+                return await self._score(model, image, header.priority, deadline(context))
             except QueueFullError as error:
-                return _failed(request.image, error)
+                return _failed(image, error)
 
         end = inference_pb2.PredictStreamEnd()
         roll_up = SubjectRollUp(model.card)

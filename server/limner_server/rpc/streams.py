@@ -4,17 +4,28 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+from google.protobuf.message import Message
+
 from limner_server.errors import InvalidInputError
 
+Opened = TypeVar("Opened", bound=Message)
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 
-async def first(requests: AsyncIterator[Request]) -> Request:
-    """Return the first message of a stream; InvalidInputError if there is none."""
+async def opening(requests: AsyncIterator[Opened]) -> Opened:
+    """Return the first message of a stream; InvalidInputError if there is none, or it is not the header."""
     async for request in requests:
-        return request
+        return expect(request, "header")
     raise InvalidInputError("stream", "empty", "a header, then any number of items")
+
+
+def expect(request: Opened, item: str) -> Opened:
+    """Return a message that holds what its place in the stream asks for; InvalidInputError if it does not."""
+    found = request.WhichOneof("item")
+    if found != item:
+        raise InvalidInputError("item", found or "missing", f"the header first, then nothing but items; here: {item}")
+    return request
 
 
 async def answer_in_order(

@@ -73,10 +73,11 @@ def job_progress(job: Job) -> common_pb2.Progress:
 def prediction(
     card: ModelCard, logits: NDArray[np.float32], probabilities: NDArray[np.float32]
 ) -> common_pb2.Prediction:
-    """Translate logits and probabilities `(k,)`; of two labels the card's threshold chooses, else the most probable."""
-    chosen = int(probabilities[1] >= card.threshold.value) if len(card.labels) == 2 else int(probabilities.argmax())
+    """Translate logits and probabilities `(k,)`, and add the label that the card chooses."""
     return common_pb2.Prediction(
-        logits=logits.tolist(), probabilities=probabilities.tolist(), label=card.labels[chosen]
+        logits=logits.tolist(),
+        probabilities=probabilities.tolist(),
+        label=card.labels[card.choose(probabilities)],
     )
 
 

@@ -40,6 +40,11 @@ class Split:
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
+    @property
+    def passes(self) -> int:
+        """How many times the configured epochs: a half has half the slices, and takes as many steps as the whole."""
+        return 2 if Role.HALF in self.roles else 1
+
 
 def plan_splits(cohort: GriddedCohort, config: TrainingConfig) -> list[Split]:
     """Every network of a training in order: the folds, the two halves where asked for, the final one on all subjects.

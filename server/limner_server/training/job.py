@@ -80,16 +80,17 @@ def _train(request: TrainingRequest, folder: Path, reporter: Reporter) -> None:
     splits = plan_splits(cohort, config)
     slices, labels = normalise(torch.from_numpy(cohort.images)), torch.from_numpy(cohort.labels)
     trainer = Trainer(slices, labels, len(cohort.classes), config, device)
-    progress = _Progress(reporter, config.epochs * sum(len(split.train) for split in splits))
+    progress = _Progress(reporter, config.epochs * sum(split.passes * len(split.train) for split in splits))
     (folder / "networks").mkdir(exist_ok=True)
     pretrained = _pretrained_file(request)
     trained = []
     for index, split in enumerate(splits):
-        plan = NetworkPlan(index, split.train, folder / "networks" / f"{index}.pt", pretrained)
+        epochs = config.epochs * split.passes
+        plan = NetworkPlan(index, split.train, epochs, folder / "networks" / f"{index}.pt", pretrained)
         network = trainer.train(plan, progress.follow(split.phase))
         held_out = trainer.logits(network, split.held_out)
         trained.append(TrainedSplit(split, network, held_out, trainer.channel_means(network, split.train)))
-        progress.advance(config.epochs * len(split.train))
+        progress.advance(epochs * len(split.train))
     reporter.progress("exporting", progress.fraction, -1.0)
     stage(Outcome(request.id, request.model, config, cohort, trained), folder / "staging")
 

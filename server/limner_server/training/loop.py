@@ -23,6 +23,8 @@ from limner_server.training.config import TrainingConfig
 from limner_server.training.data import augment
 
 EVALUATION_BATCH = 64
+MIN_SAVE_INTERVAL = 20
+"""Time between two checkpoints over the time that one takes: saving costs a twentieth of a training at most."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,17 @@ class NetworkPlan:
         Number of the network in its training: part of every seed.
     rows
         `(m,)` indices of its training slices.
+    epochs
+        Passes over them.
     checkpoint
-        File that holds its state after every epoch.
+        File that holds its state after an epoch, not after each where writing is slow.
     pretrained
         torchvision weights to start from, or None.
     """
 
     index: int
     rows: NDArray[np.int64]
+    epochs: int
     checkpoint: Path
     pretrained: Path | None = None
 
@@ -87,10 +92,16 @@ class Trainer:
 
     def train(self, plan: NetworkPlan, on_step: Callable[[StepReport], None]) -> Network:
         """Train one network, or what is left of it according to its checkpoint, and return it in eval mode."""
-        run = _Run(self._build(plan), self._config, len(plan.rows), self._device)
-        for epoch in range(run.restore(plan.checkpoint), self._config.epochs):
+        steps = plan.epochs * steps_per_epoch(len(plan.rows), self._config.batch_size)
+        run = _Run(self._build(plan), self._config, steps, self._device)
+        saved_at = save_s = 0.0
+        for epoch in range(run.restore(plan.checkpoint), plan.epochs):
             self._run_epoch(run, plan, epoch, on_step)
-            run.save(plan.checkpoint, epoch + 1, finished=epoch + 1 == self._config.epochs)
+            finished, started = epoch + 1 == plan.epochs, time.monotonic()
+            if finished or started - saved_at >= MIN_SAVE_INTERVAL * save_s:
+                run.save(plan.checkpoint, epoch + 1, finished=finished)
+                saved_at = time.monotonic()
+                save_s = saved_at - started
         return run.network.eval()
 
     def logits(self, network: Network, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -138,7 +149,7 @@ class Trainer:
             on_step(
                 StepReport(
                     epoch=epoch + 1,
-                    epochs=self._config.epochs,
+                    epochs=plan.epochs,
                     images_done=epoch * count + seen,
                     loss=loss_sum / seen,
                     accuracy=right / seen,
@@ -150,15 +161,13 @@ class Trainer:
 class _Run:
     """One network with its optimiser and schedule: what a checkpoint holds."""
 
-    def __init__(self, network: Network, config: TrainingConfig, slices: int, device: torch.device) -> None:
+    def __init__(self, network: Network, config: TrainingConfig, steps: int, device: torch.device) -> None:
         self.network = network
         self._optimiser = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser,
-            max_lr=config.learning_rate,
-            total_steps=config.epochs * steps_per_epoch(slices, config.batch_size),
+            self._optimiser, max_lr=config.learning_rate, total_steps=steps
         )
         self._loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self._device = device

@@ -1,6 +1,7 @@
 """An engine of a few lines of numpy, hand-weighted, with switches for what can go wrong."""
 
 import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class NumpyEngine:
             raise OutOfMemory(f"{len(images)} images")
         if self.poison in sums:
             raise RuntimeError("poisoned")
-        found: dict[str, NDArray[np.generic]] = {"logits": np.stack([sums, -sums], axis=1), "embedding": images.copy()}
+        found: dict[str, NDArray[Any]] = {"logits": np.stack([sums, -sums], axis=1), "embedding": images.copy()}
         if operation is not Operation.PREDICT:
             found["target"] = targets.copy()
         return found | {f"maps.{layer}": images[:, None] + index for index, layer in enumerate(layers)}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner_server.errors import InvalidInputError
-from limner_server.rpc.streams import answer_in_order, first
+from limner_server.rpc.streams import answer_in_order, opening
 
 
 async def stream(*items: int) -> AsyncIterator[int]:
@@ -75,4 +75,4 @@ def test_an_error_of_the_reading_reaches_the_caller() -> None:
 
 def test_an_empty_stream_lacks_its_header() -> None:
     with pytest.raises(InvalidInputError, match="a header"):
-        asyncio.run(first(stream()))
+        asyncio.run(opening(stream()))  # type: ignore[type-var]

@@ -37,7 +37,7 @@ def trainer() -> Trainer:
 def undisturbed(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, list[StepReport], Path]:
     reports: list[StepReport] = []
     checkpoint = tmp_path_factory.mktemp("undisturbed") / "0.pt"
-    return trainer.train(NetworkPlan(0, ROWS, checkpoint), reports.append), reports, checkpoint
+    return trainer.train(NetworkPlan(0, ROWS, CONFIG.epochs, checkpoint), reports.append), reports, checkpoint
 
 
 def equal(one: Network, other: Network) -> bool:
@@ -58,7 +58,7 @@ def kill_at(step: int) -> Callable[[StepReport], None]:
 def test_a_run_killed_at_any_step_goes_on_to_the_same_weights(
     trainer: Trainer, undisturbed: tuple[Network, list[StepReport], Path], tmp_path: Path, step: int
 ) -> None:
-    plan = NetworkPlan(0, ROWS, tmp_path / "0.pt")
+    plan = NetworkPlan(0, ROWS, CONFIG.epochs, tmp_path / "0.pt")
     with pytest.raises(Killed):
         trainer.train(plan, kill_at(step))
     torch.manual_seed(step)  # whatever the new process drew before
@@ -69,7 +69,7 @@ def test_a_finished_network_is_not_trained_again(
     trainer: Trainer, undisturbed: tuple[Network, list[StepReport], Path]
 ) -> None:
     reports: list[StepReport] = []
-    again = trainer.train(NetworkPlan(0, ROWS, undisturbed[2]), reports.append)
+    again = trainer.train(NetworkPlan(0, ROWS, CONFIG.epochs, undisturbed[2]), reports.append)
     assert equal(again, undisturbed[0])
     assert reports == []
     assert "optimiser" not in torch.load(undisturbed[2], weights_only=True)
@@ -78,7 +78,7 @@ def test_a_finished_network_is_not_trained_again(
 def test_another_network_of_the_training_differs(
     trainer: Trainer, undisturbed: tuple[Network, list[StepReport], Path], tmp_path: Path
 ) -> None:
-    other = trainer.train(NetworkPlan(1, ROWS, tmp_path / "1.pt"), lambda _: None)
+    other = trainer.train(NetworkPlan(1, ROWS, CONFIG.epochs, tmp_path / "1.pt"), lambda _: None)
     assert not equal(other, undisturbed[0])
 
 
@@ -87,19 +87,18 @@ def test_reports_count_every_slice(undisturbed: tuple[Network, list[StepReport],
     assert [(r.epoch, r.images_done) for r in reports] == [
         (1, 3), (1, 6), (1, 9), (2, 12), (2, 15), (2, 18), (3, 21), (3, 24), (3, 27),
     ]  # fmt: skip
-    assert reports[-1].loss < reports[0].loss
     assert all(0 <= r.accuracy <= 1 and r.images_per_second > 0 for r in reports)
 
 
 def test_training_leaves_the_global_random_state_alone(trainer: Trainer, tmp_path: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    trainer.train(NetworkPlan(2, ROWS[:2], tmp_path / "2.pt"), lambda _: None)
+    trainer.train(NetworkPlan(2, ROWS[:2], CONFIG.epochs, tmp_path / "2.pt"), lambda _: None)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(trainer: Trainer, tmp_path: Path) -> None:
-    plan = NetworkPlan(0, ROWS[:2], tmp_path / "0.pt")
+    plan = NetworkPlan(0, ROWS[:2], CONFIG.epochs, tmp_path / "0.pt")
     with pytest.raises(Killed):
         trainer.train(plan, kill_at(1))
     before = plan.checkpoint.read_bytes()
@@ -124,3 +123,14 @@ def test_channel_means_and_logits_do_not_depend_on_the_batches(
 def test_no_batch_is_a_single_slice(slices: int, batch: int, steps: int) -> None:
     assert steps_per_epoch(slices, batch) == steps
     assert min(len(part) for part in np.array_split(np.arange(slices), steps)) >= 2
+
+
+def test_a_network_learns_what_is_plain_to_see(tmp_path: Path) -> None:
+    labels = torch.arange(24) % 2
+    images = torch.rand(24, 32, 32, generator=torch.Generator().manual_seed(0))
+    images[:, 12:20, 12:20] += labels[:, None, None]
+    config = CONFIG.model_copy(update={"epochs": 8})
+    trainer = Trainer(normalise(images), labels, 2, config, torch.device("cpu"))
+    network = trainer.train(NetworkPlan(0, np.arange(12), CONFIG.epochs, tmp_path / "0.pt"), lambda _: None)
+    unseen = np.arange(12, 24)
+    assert (trainer.logits(network, unseen).argmax(axis=1) == labels[unseen].numpy()).all()
