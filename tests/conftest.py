@@ -47,9 +47,9 @@ def key() -> bytes:
 @pytest.fixture(scope="session")
 def cohort(client: Client, phantom: Path, key: bytes) -> str:
     """Name of the phantom cohort on the shared server."""
-    result = import_phantom(client, phantom, "phantom", key)
+    result = import_phantom(client, phantom, "pelvis", key)
     assert (result.added, result.rejected) == (72, ())
-    return "phantom"
+    return "pelvis"
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def damaged_jpeg(dataset: Dataset) -> None:
 
 
 BAD_DICOM = {
-    "not DICOM": (lambda dicom: b"GIF89a, not DICOM", "DICOM"),
+    "not DICOM": (lambda dicom: b"GIF89a, not DICOM", "file"),
     "without pixels": (lambda dicom: edited(dicom, drop("PixelData")), "PixelData"),
     "truncated pixels": (lambda dicom: edited(dicom, half_the_pixels), "PixelData"),
     "truncated file": (lambda dicom: dicom[: len(dicom) // 2], "PixelData"),

@@ -43,7 +43,7 @@ def test_reflection_tells_a_stranger_the_whole_contract(server: LiveServer) -> N
 
 
 def test_stopping_ends_well_and_says_not_serving_first(tmp_path: Path) -> None:
-    with LiveServer(tmp_path) as live:
+    with LiveServer(tmp_path, drain_s=1) as live:
         with grpc.insecure_channel(live.address) as channel:
             request = health_pb2.HealthCheckRequest()
             seen = [next(states := health_pb2_grpc.HealthStub(channel).Watch(request)).status]

@@ -103,7 +103,7 @@ def test_any_label_gives_a_valid_name(tmp_path: Path, label: str) -> None:
 
 def test_a_heat_map_lies_over_its_real_source_and_refers_to_it(tmp_path: Path) -> None:
     source = dcmread(TRANSVERSE / "10.dcm")
-    image, grid, path = decode(source), Grid(), tmp_path / "heat.dcm"
+    image, grid, path = decode(source), Grid(160, 96), tmp_path / "heat.dcm"
     hot = np.zeros((96, 96))
     hot[30:34, 60:64] = 1
     heat_map_dicom(path, source, grid.project(hot, image), MODEL, "recurrent")

@@ -170,10 +170,10 @@ def test_the_largest_image_takes_little_more_than_itself(spacing: float) -> None
 def test_extreme_sizes_are_refused_before_they_take_memory() -> None:
     speck = Slice(np.ones((8192, 8192), np.uint8), 1e-6, 1e-6)
     with pytest.raises(ImageError, match="8192 pixels of 1e-06 mm"):
-        Grid().resample(speck)
+        Grid(160, 96).resample(speck)
     coarse = Slice(np.ones((64, 64), np.uint8), 50.0, 50.0)
     with pytest.raises(ImageError, match="64 pixels of 50 mm"):
-        Grid(fov_mm=1e-9).project(np.zeros((96, 96)), coarse)
+        Grid(1e-9, 96).project(np.zeros((96, 96)), coarse)
 
 
 @pytest.mark.parametrize("center", [(-1.0, 5.0), (5.0, 40.0), (float("nan"), 5.0)])
@@ -198,5 +198,5 @@ def test_a_grid_out_of_range_is_refused(field: str, value: float) -> None:
 )
 def test_values_that_are_no_grid_are_refused(values: NDArray[np.float64], field: str) -> None:
     with pytest.raises(ImageError) as error:
-        Grid().project(values, Slice(np.ones((30, 40), np.uint8), 1.0, 1.0))
+        Grid(160, 96).project(values, Slice(np.ones((30, 40), np.uint8), 1.0, 1.0))
     assert error.value.field == field

@@ -45,7 +45,7 @@ class _ImportanceMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Impo
     """Random; the control."""
 
 class ImportanceMethod(_ImportanceMethod, metaclass=_ImportanceMethodEnumTypeWrapper):
-    """How the importance of a channel for an image is measured; SIMULATION.md and docs/explain.md give the formulas."""
+    """How the importance of a channel for an image is measured; docs/explain.md gives the formulas."""
 
 IMPORTANCE_METHOD_UNSPECIFIED: ImportanceMethod.ValueType  # 0
 """The default: IMPORTANCE_METHOD_GRADIENT_X_DEVIATION."""

@@ -175,7 +175,7 @@ Global___SimulatedImage: _TypeAlias = SimulatedImage  # noqa: Y015
 
 @_typing.final
 class Check(_message.Message):
-    """One check of SIMULATION.md."""
+    """One check of docs/explain.md."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,7 +190,7 @@ class Check(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Its number there, 1 to 7."""
+    """Its number, 1 to 7."""
     name: _builtins.str
     """"own_verdict", "independent_judge", "weight_randomisation", "label_permutation", "stability", "random_channels", "realism"."""
     value: _builtins.float

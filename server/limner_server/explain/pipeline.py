@@ -24,7 +24,7 @@ from limner_server.networks.resnet import LAYERS
 from limner_server.training.data import GriddedCohort
 
 CONTROL_STEPS = 60
-CONTROL_SLICES = 120
+CONTROL_SLICES = 1_000
 QUANTILES = 1001
 QUANTILE_SLICES = 64
 

@@ -62,6 +62,7 @@ def _hold_leash() -> None:
     """Leave at once when the server's end of standard input closes: nobody would hear of the rest."""
     if sys.stdin.isatty():  # started by hand
         return
-    while sys.stdin.buffer.read(4096):
+    # Not sys.stdin: its lock, held by this thread, would abort the interpreter's own way out.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(_LEASH_CUT)

@@ -131,6 +131,6 @@ def test_a_network_learns_what_is_plain_to_see(tmp_path: Path) -> None:
     images[:, 12:20, 12:20] += labels[:, None, None]
     config = CONFIG.model_copy(update={"epochs": 8})
     trainer = Trainer(normalise(images), labels, 2, config, torch.device("cpu"))
-    network = trainer.train(NetworkPlan(0, np.arange(12), CONFIG.epochs, tmp_path / "0.pt"), lambda _: None)
+    network = trainer.train(NetworkPlan(0, np.arange(12), config.epochs, tmp_path / "0.pt"), lambda _: None)
     unseen = np.arange(12, 24)
     assert (trainer.logits(network, unseen).argmax(axis=1) == labels[unseen].numpy()).all()
