@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from re import sub
 from types import ModuleType
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,21 +181,24 @@ def heat_map_dicom(
     picture, factor = captioned(blended, f"importance for {label}, {model.name} {model.version}\n{HEAT_MAP_MARK}")
     identity = [str(source.SeriesInstanceUID), str(model), label]
     of_instance = [str(source.SOPInstanceUID), str(frame), _digest(np.asarray(picture))]
-    captured = highdicom.sc.SCImage.from_ref_dataset(
-        source,
-        pixel_array=np.asarray(picture),
-        photometric_interpretation="RGB",
-        bits_allocated=8,
-        coordinate_system="PATIENT",
-        patient_orientation=_directions(image.orientation or (1, 0, 0, 0, 1, 0)),
-        series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
-        sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
-        series_number=min(int(source.get("SeriesNumber") or 0) + 9000, 2**31 - 1),
-        instance_number=int(source.get("InstanceNumber") or 0) + frame,
-        manufacturer="Limner",
-        pixel_spacing=(image.row_spacing_mm / factor, image.column_spacing_mm / factor),
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-    )
+    with catch_warnings():
+        # The patient's name is the source's own, however it is written there.
+        filterwarnings("ignore", "The string .* is unlikely to represent", UserWarning)
+        captured = highdicom.sc.SCImage.from_ref_dataset(
+            source,
+            pixel_array=np.asarray(picture),
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            patient_orientation=_directions(image.orientation or (1, 0, 0, 0, 1, 0)),
+            series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
+            sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
+            series_number=min(int(source.get("SeriesNumber") or 0) + 9000, 2**31 - 1),
+            instance_number=int(source.get("InstanceNumber") or 0) + frame,
+            manufacturer="Limner",
+            pixel_spacing=(image.row_spacing_mm / factor, image.column_spacing_mm / factor),
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+        )
     if orientation(source, frame) is None:
         captured.PatientOrientation = ""
     captured.SourceImageSequence = [_reference(source, frame)]

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from limner_server.errors import InvalidInputError, NotFoundError, StorageFullError, WrongStateError
 from limner_server.networks.repository import ModelRepository
@@ -128,16 +130,13 @@ def test_deleting(repository: ModelRepository, tmp_path: Path) -> None:
 
 
 def test_tritons_own_parser_reads_the_configuration(repository: ModelRepository, tmp_path: Path) -> None:
-    model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
-    from google.protobuf import text_format
-
     repository.publish("m", stage(tmp_path / "staged", "t"))
     text = (repository.root / "m/config.pbtxt").read_text()
-    config = text_format.Parse(text, model_config.ModelConfig())
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
     assert (config.name, config.backend) == ("m", "pytorch")
     assert config.max_batch_size > 1
     assert config.HasField("dynamic_batching")
     assert [(t.name, list(t.dims)) for t in config.input] == [("images__0", [32, 32])]
     outputs = [("logits__0", [2]), ("probabilities__1", [2]), ("embedding__2", [512])]
     assert [(t.name, list(t.dims)) for t in config.output] == outputs
-    assert all(t.data_type == model_config.TYPE_FP32 for t in (*config.input, *config.output))
+    assert all(t.data_type == model_config_pb2.TYPE_FP32 for t in (*config.input, *config.output))
