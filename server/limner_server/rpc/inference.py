@@ -53,9 +53,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(score(image)) for image in request.images]
-        except* QueueFullError as errors:
-            # The whole call is refused, so that the caller's retry policy can send it again.
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as failures:
+            # A full queue refuses the whole call, so that the caller's retry policy can send it again.
+            raise failures.exceptions[0] from None
         results = [task.result() for task in tasks]
         roll_up = SubjectRollUp(model.card)
         for result in results:

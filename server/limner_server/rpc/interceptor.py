@@ -3,7 +3,6 @@
 The text of an unexpected error stays in the log.
 """
 
-import asyncio
 import inspect
 import logging
 import uuid
@@ -90,7 +89,7 @@ def _identify(context: _Context) -> str:
 async def _abort(context: _Context, method: str, request_id: str, error: Exception) -> NoReturn:
     trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
     match error:
-        case aio.AbortError() | aio.BaseError() | asyncio.CancelledError():
+        case aio.BaseError():  # aborted already
             raise error
         case LimnerError() | ImageError():
             status = to_status(error)
