@@ -228,7 +228,7 @@ def test_a_training_is_followed_to_its_end_or_only_started(limner: Run) -> None:
 
 
 def interrupt(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Press Ctrl-C as a person does: again where nothing happens, since grpcio loses one that falls into its own code."""
+    """Press Ctrl-C as a person does, again where nothing happens: grpcio loses one that falls into its own code."""
     for _ in range(5):
         process.send_signal(signal.SIGINT)
         try:
