@@ -1,12 +1,13 @@
 """The `limner-server` command."""
 
-import asyncio
 import sys
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from limner_server.serve import serve
 from limner_server.settings import Settings
+from limner_server.workers import supervise
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,27 +22,15 @@ def main(arguments: list[str] | None = None) -> None:
             name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
             print(f"limner-server: --{name}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)
         sys.exit(2)
-    try:
-        asyncio.run(_serve(settings))
-    except OSError as error:
-        sys.exit(f"limner-server: {error}")
 
+    def announce(port: int) -> None:
+        notice = "research software, not for diagnostic use"
+        print(f"limner-server listening on {settings.host}:{port}; {notice}", flush=True)
 
-async def _serve(settings: Settings) -> None:
-    # torch takes seconds to import; --help and wrong settings need not wait for it.
-    from limner_server.app import App
-    from limner_server.errors import InvalidInputError
-    from limner_server.telemetry import logs
-
-    logs.configure(settings.log_level)
-    try:
-        app = App(settings)
-    except InvalidInputError as error:
-        print(f"limner-server: {error}", file=sys.stderr)
-        sys.exit(2)
-    port = await app.start()
-    print(f"limner-server listening on {settings.host}:{port}; research software, not for diagnostic use", flush=True)
-    await app.run_until_stopped()
+    if settings.workers == 1:
+        serve(settings, announce)
+    else:
+        supervise(settings, announce)
 
 
 if __name__ == "__main__":

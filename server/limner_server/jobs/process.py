@@ -48,7 +48,7 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     # Whatever a library prints must not be taken for an event.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_hold_leash, daemon=True).start()
+    threading.Thread(target=hold_leash, daemon=True).start()
     try:
         main(Path(sys.argv[1]), reporter)
     except (LimnerError, ImageError) as error:
@@ -58,8 +58,8 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
         reporter.failure(f"{type(error).__name__}; the job's log on the server has the details")
 
 
-def _hold_leash() -> None:
-    """Leave at once when the server's end of standard input closes: nobody would hear of the rest."""
+def hold_leash() -> None:
+    """Leave at once when the other end of standard input closes, since who started this process is gone."""
     if sys.stdin.isatty():  # started by hand
         return
     # Not sys.stdin: its lock, held by this thread, would abort the interpreter's own way out.

@@ -1,4 +1,7 @@
-"""Starts jobs, follows them, restarts what was killed, and takes up unfinished ones when the server starts."""
+"""Takes jobs and runs them, each in a process of its own.
+
+Any number of servers may do so on one database and one data folder: what they have to agree on, the database decides.
+"""
 
 import asyncio
 import contextlib
@@ -6,56 +9,88 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limner_server.errors import NotFoundError, WrongStateError
-from limner_server.state.database import now
+from sqlalchemy.exc import SQLAlchemyError
+
+from limner_server.errors import LimnerError, WrongStateError
+from limner_server.files import write_atomic
 from limner_server.state.jobs import Job, JobKind, JobState, JobStore
+from limner_server.state.servers import Membership
 
 MODULES = {JobKind.TRAINING: "limner_server.training.job", JobKind.SIMULATION: "limner_server.explain.job"}
 MAX_DEATHS = 5
 _LINE_LIMIT = 64 * 1024 * 1024
+_ROUND_S = 0.5
+_WATCH_S = 0.25
+_PROGRESS_S = 0.25
 
 _log = logging.getLogger(__name__)
 
 
-class JobRunner:
-    """Runs at most `max_jobs` jobs at a time, each `python -m MODULE FOLDER` in a process of its own.
+@dataclass
+class _Progress:
+    """How far a job is, on its way to the database."""
 
-    All methods belong to the event loop's thread. A process that dies without a word (kill -9, out of memory) is
-    started again on its folder, where it finds its checkpoint, up to five times; one that says why it failed is not.
+    latest: dict[str, Any]
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class JobRunner:
+    """Runs jobs, each `python -m MODULE FOLDER`; all servers of one machine together at most `max_jobs` at a time.
+
+    Any server can be asked for any job: `submit` leaves it in the database, one server claims and runs it, `get` and
+    `watch` read how far it is, and `cancel` leaves a word for the server that runs it. Twice a second each server looks
+    what there is to do; the jobs of a server that has died are taken up by the others, or by the next one.
+
+    A process that dies without a word (kill -9, out of memory) is started again on its folder, where it finds its
+    checkpoint, up to five times; one that says why it failed is not.
+
+    All methods belong to the event loop's thread.
     """
 
-    def __init__(self, store: JobStore, folder: Path, max_jobs: int, modules: Mapping[JobKind, str] = MODULES) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        membership: Membership,
+        folder: Path,
+        max_jobs: int,
+        modules: Mapping[JobKind, str] = MODULES,
+    ) -> None:
         self._store = store
-        self._modules = modules
+        self._membership = membership
         self._root = folder
-        self._slots = asyncio.Semaphore(max_jobs)
-        self._live: dict[str, Job] = {}
+        self._max_jobs = max_jobs
+        self._modules = modules
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._changed: dict[str, asyncio.Event] = {}
+        self._claiming = True
+        self._something_to_do = asyncio.Event()
+        self._rounds: asyncio.Task[None] | None = None
 
-    async def recover(self) -> None:
-        """Take up every job that had not ended when the last server did."""
-        for job in await asyncio.to_thread(self._store.unfinished):
-            was_running = job.state is JobState.RUNNING
-            self._start(replace(job, state=JobState.QUEUED, resumed=job.resumed + was_running))
+    def start(self) -> None:
+        """Begin to take jobs, first those that had not ended when their server did. The server has joined."""
+        self._rounds = asyncio.create_task(self._go_round(), name="rounds of the job runner")
+
+    def stop_claiming(self) -> None:
+        """Take no more jobs: this server is about to go."""
+        self._claiming = False
+
+    async def close(self) -> None:
+        """End all processes. The jobs stay unfinished, for another server or the next one."""
+        if self._rounds is not None:
+            await _end(self._rounds)
+        for task in list(self._tasks.values()):
+            await _end(task)
 
     async def submit(self, job: Job) -> Job:
         """Queue a job under its id; if one of that id is unfinished or has succeeded, return that instead."""
-        with contextlib.suppress(NotFoundError):
-            known = await self.get(job.id, job.kind)
-            if known.state is JobState.SUCCEEDED or job.id in self._tasks:
-                return known
-        folder = self.folder(job)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "request.json").write_text(json.dumps(job.request, indent=2))
-        await asyncio.to_thread(self._store.save, job)
-        self._start(job)
-        return job
+        submitted = await asyncio.to_thread(self._store.submit, job)
+        self._something_to_do.set()
+        return submitted
 
     def folder(self, job: Job) -> Path:
         """Folder of a job: its request, its checkpoints, its log, and for simulations its result."""
@@ -63,72 +98,110 @@ class JobRunner:
 
     async def get(self, job_id: str, kind: JobKind) -> Job:
         """Return the job as it is now; NotFoundError if there is none of this kind."""
-        live = self._live.get(job_id)
-        if live is not None and live.kind is kind:
-            return live
         return await asyncio.to_thread(self._store.get, job_id, kind)
 
     async def watch(self, job_id: str, kind: JobKind) -> AsyncIterator[Job]:
-        """Yield the job now and after every change until it has ended; a slow reader misses states between."""
+        """Yield the job now and after every change until it has ended; states between two looks are missed."""
+        seen = None
         while True:
-            changed = self._changed.setdefault(job_id, asyncio.Event())
             job = await self.get(job_id, kind)
-            yield job
+            if job != seen:
+                yield job
             if job.state.ended:
                 return
-            await changed.wait()
+            seen = job
+            await asyncio.sleep(_WATCH_S)
 
     async def cancel(self, job_id: str, kind: JobKind) -> Job:
-        """End a job now and drop its folder. WrongStateError if it has ended."""
+        """End a job, drop its folder, and return once that is done. WrongStateError if it has ended before."""
         job = await self.get(job_id, kind)
-        task = self._tasks.get(job_id)
-        if job.state.ended or task is None:
+        if job.state.ended:
             raise WrongStateError(f"{kind} {job_id!r} has ended: {job.state.lower()}")
-        await _end(task)
-        job = await self.get(job_id, kind)
-        if not job.state.ended:  # it may have ended while it was being told to
-            job = await self._update(job, state=JobState.CANCELLED, ended=now())
-            shutil.rmtree(self.folder(job), ignore_errors=True)
+        while not job.state.ended:
+            # Said again each time: the server that was told may die before it does it.
+            await asyncio.to_thread(self._store.cancel, job_id, self._membership.id)
+            self._something_to_do.set()
+            await asyncio.sleep(_WATCH_S)
+            job = await self.get(job_id, kind)
         return job
 
-    async def close(self) -> None:
-        """End all processes. The jobs stay unfinished, and the next server takes them up."""
-        for task in list(self._tasks.values()):
-            await _end(task)
+    async def _go_round(self) -> None:
+        while True:
+            self._something_to_do.clear()
+            try:
+                await self._round()
+            except Exception:  # the database may be out of reach for a while; the next round finds everything there
+                _log.exception("a round of the job runner failed")
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ROUND_S):
+                    await self._something_to_do.wait()
 
-    def _start(self, job: Job) -> None:
-        self._live[job.id] = job
-        task = asyncio.create_task(self._run(job), name=f"job {job.id}")
-        self._tasks[job.id] = task
-        task.add_done_callback(lambda done: self._forget(job.id, done))
+    async def _round(self) -> None:
+        server = self._membership
+        await asyncio.to_thread(server.keep)
+        claimed = await asyncio.to_thread(self._store.claimed, server.id)
+        for job_id, task in list(self._tasks.items()):
+            if job_id not in claimed:
+                _log.info("job %s is not this server's any more", job_id)
+                await _end(task)
+        for job_id, cancelled in claimed.items():
+            if cancelled:
+                await self._carry_out_cancel(job_id)
+            elif job_id not in self._tasks:  # its end could not be written down
+                await asyncio.to_thread(self._store.release, job_id, server.id)
+        while self._claiming:
+            job = await asyncio.to_thread(self._store.claim, server.id, server.machine, self._max_jobs)
+            if job is None:
+                return
+            task = asyncio.create_task(self._run(job), name=f"job {job.id}")
+            self._tasks[job.id] = task
+            task.add_done_callback(partial(self._forget, job.id))
+
+    async def _carry_out_cancel(self, job_id: str) -> None:
+        if job_id in self._tasks:
+            await _end(self._tasks[job_id])
+        # It may have ended, and be wanted, while it was being told to.
+        if job_id in await asyncio.to_thread(self._store.claimed, self._membership.id):
+            await asyncio.to_thread(shutil.rmtree, self._root / job_id, ignore_errors=True)
+            await asyncio.to_thread(self._store.finish, job_id, self._membership.id, JobState.CANCELLED)
 
     def _forget(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(job_id, None)
-        self._live.pop(job_id, None)
+        del self._tasks[job_id]
+        self._something_to_do.set()
         if not task.cancelled() and task.exception() is not None:
-            _log.error("the supervision of job %s failed", job_id, exc_info=task.exception())
-
-    async def _update(self, job: Job, **changes: Any) -> Job:
-        job = replace(job, **changes)
-        self._live[job.id] = job
-        await asyncio.to_thread(self._store.save, job)
-        self._changed.pop(job.id, asyncio.Event()).set()
-        return job
+            _log.error("the end of job %s could not be written down", job_id, exc_info=task.exception())
 
     async def _run(self, job: Job) -> None:
-        async with self._slots:
-            for _ in range(MAX_DEATHS):
-                job = await self._update(job, state=JobState.RUNNING)
-                job, status = await self._run_process(job)
-                if job.state.ended:
-                    return
-                _log.warning("the process of job %s ended with status %d; starting it again", job.id, status)
-                job = await self._update(job, resumed=job.resumed + 1)
-            message = f"its process ended {MAX_DEATHS} times without a word, the last time with status {status}"
-            await self._update(job, state=JobState.FAILED, error=message, ended=now())
+        """Run a job that this server has claimed until it ends."""
+        progress = _Progress(job.progress)
+        try:
+            outcome = await self._supervise(job, progress)
+        except LimnerError as error:
+            outcome = {"error": str(error)}
+        except Exception:
+            _log.exception("the supervision of job %s failed", job.id)
+            outcome = {"error": "its supervision failed; the server's log has the details"}
+        state = JobState.FAILED if "error" in outcome else JobState.SUCCEEDED
+        finish = partial(self._store.finish, job.id, self._membership.id, state, progress=progress.latest, **outcome)
+        await _undisturbed(finish)
 
-    async def _run_process(self, job: Job) -> tuple[Job, int]:
-        """Run the job's process to its end; return the job as it then is, and the exit status."""
+    async def _supervise(self, job: Job, progress: _Progress) -> dict[str, Any]:
+        """Run the job's process, again where it dies without a word, and return the `result` or `error` of the job."""
+        folder = self.folder(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "request.json", json.dumps(job.request, indent=2).encode())
+        status = 0
+        for _ in range(MAX_DEATHS):
+            outcome, status = await self._run_process(job, progress)
+            if outcome is not None:
+                return outcome
+            _log.warning("the process of job %s ended with status %d; starting it again", job.id, status)
+            await asyncio.to_thread(self._store.note_restart, job.id, self._membership.id)
+        return {"error": f"its process ended {MAX_DEATHS} times without a word, the last time with status {status}"}
+
+    async def _run_process(self, job: Job, progress: _Progress) -> tuple[dict[str, Any] | None, int]:
+        """Run the job's process to its end; return its `result` or `error`, None if it gave none, and exit status."""
         folder = self.folder(job)
         with (folder / "job.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -138,29 +211,53 @@ class JobRunner:
                 stderr=log,
                 limit=_LINE_LIMIT,
                 start_new_session=True,
+                pass_fds=(self._membership.lock,),
             )
         assert process.stdout is not None  # noqa: S101 - it was asked for
+        outcome = None
+        saving = asyncio.create_task(self._save(job, progress))
         try:
             async for line in process.stdout:
-                if line.endswith(b"\n"):  # the last line of a killed process may be half a line
-                    job = await self._apply(job, json.loads(line))
-            return job, await process.wait()
+                if not line.endswith(b"\n"):  # the last line of a killed process may be half a line
+                    break
+                match json.loads(line):
+                    case {"progress": latest}:
+                        progress.latest = latest
+                        progress.changed.set()
+                    case {"result": result}:
+                        outcome = {"result": result}
+                    case {"failure": message}:
+                        outcome = {"error": message}
+                    case event:
+                        raise ValueError(f"job {job.id} said {event!r}")
+            return outcome, await process.wait()
         finally:
+            saving.cancel()
             if process.returncode is None:
                 process.kill()
                 await process.wait()
 
-    async def _apply(self, job: Job, event: dict[str, Any]) -> Job:
-        match event:
-            case {"progress": progress}:
-                return await self._update(job, progress=progress)
-            case {"result": result}:
-                return await self._update(job, state=JobState.SUCCEEDED, result=result, ended=now())
-            case {"failure": message}:
-                return await self._update(job, state=JobState.FAILED, error=message, ended=now())
-        raise ValueError(f"job {job.id} said {event!r}")
+    async def _save(self, job: Job, progress: _Progress) -> None:
+        """Write progress to the database, a few times a second at most."""
+        while True:
+            await progress.changed.wait()
+            progress.changed.clear()
+            try:
+                await asyncio.to_thread(self._store.note_progress, job.id, self._membership.id, progress.latest)
+            except SQLAlchemyError:
+                _log.exception("the progress of job %s could not be written down", job.id)
+            await asyncio.sleep(_PROGRESS_S)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+async def _undisturbed(function: Callable[[], object]) -> None:
+    """Call a function in a thread; where this task is cancelled meanwhile, end only when the function has."""
+    call = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        await asyncio.shield(call)
+    finally:
+        await asyncio.wait([call])

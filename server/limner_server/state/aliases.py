@@ -3,7 +3,7 @@
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from limner_server.state.database import AliasRow
+from limner_server.state.database import AliasRow, writing
 
 
 class AliasStore:
@@ -20,6 +20,5 @@ class AliasStore:
 
     def point(self, model: str, alias: str, version: str) -> None:
         """Point an alias at a version, wherever it pointed before."""
-        with Session(self._engine) as session:
+        with writing(self._engine) as session:
             session.merge(AliasRow(model=model, alias=alias, version=version))
-            session.commit()

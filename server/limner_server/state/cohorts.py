@@ -19,7 +19,7 @@ from limner.imaging.slices import Slice
 from limner_server.errors import InvalidInputError, LimnerError, NotFoundError, StorageFullError, WrongStateError
 from limner_server.files import write_atomic
 from limner_server.names import check_name
-from limner_server.state.database import CohortRow, SliceRow, open_database
+from limner_server.state.database import CohortRow, SliceRow, open_database, writing
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,10 @@ class CohortStore:
         check_name("cohort", name)
         if len(labels) < 2 or len(set(labels)) != len(labels) or not all(labels):
             raise InvalidInputError("labels", list(labels), "two or more labels, each once and not empty")
-        with self._writing, Session(self._engine) as session:
+        with self._writing, writing(self._engine) as session:
             row = session.get(CohortRow, name)
             if row is None:
                 session.add(CohortRow(name=name, labels=list(labels)))
-                session.commit()
             elif row.labels != list(labels):
                 raise InvalidInputError(
                     "labels", list(labels), f"the labels of the existing cohort {name!r}: {row.labels}"
@@ -114,7 +113,7 @@ class CohortStore:
             Where the disk is full. What was added before stays; nothing half-written does.
         """
         outcomes: list[LimnerError | bool] = []
-        with self._writing, Session(self._engine) as session:
+        with self._writing, writing(self._engine) as session:
             labels = self._row(session, name).labels
             for item in slices:
                 try:
@@ -124,7 +123,6 @@ class CohortStore:
                     raise
                 except LimnerError as error:
                     outcomes.append(error)
-            session.commit()
         return outcomes
 
     def snapshot(self, name: str) -> CohortSnapshot:
@@ -158,11 +156,10 @@ class CohortStore:
     def delete(self, name: str) -> None:
         """Delete the cohort, its rows first: what is listed is whole. NotFoundError if there is none."""
         with self._writing:
-            with Session(self._engine) as session:
+            with writing(self._engine) as session:
                 self._row(session, name)
                 session.execute(delete(SliceRow).where(SliceRow.cohort == name))
                 session.execute(delete(CohortRow).where(CohortRow.name == name))
-                session.commit()
             shutil.rmtree(self._root / name, ignore_errors=True)
 
     def _row(self, session: Session, name: str) -> CohortRow:

@@ -1,12 +1,14 @@
 """The tables, and how to open the database that holds them."""
 
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Engine, ForeignKey, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 
@@ -83,6 +85,36 @@ class JobRow(Table):
     ended: Mapped[datetime | None]
 
 
+class ServerRow(Table):
+    """One serving process: it lives, or nobody has noticed yet that it died. What it holds goes with its row."""
+
+    __tablename__ = "servers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    machine: Mapped[str] = mapped_column(index=True)
+    beats: Mapped[int]
+
+
+class ClaimRow(Table):
+    """The server that runs a job, for as long as it does, and whether the job is to be cancelled."""
+
+    __tablename__ = "claims"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    server: Mapped[str] = mapped_column(ForeignKey("servers.id", ondelete="CASCADE"), index=True)
+    cancelled: Mapped[bool]
+
+
+class LoadedRow(Table):
+    """A model version that a server holds in an executor."""
+
+    __tablename__ = "loaded"
+
+    server: Mapped[str] = mapped_column(ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
 class AliasRow(Table):
     """An alias of a model: the version it points at."""
 
@@ -96,7 +128,8 @@ class AliasRow(Table):
 def open_database(url: str) -> Engine:
     """Open the database at a SQLAlchemy URL, creating file and tables where they are missing.
 
-    SQLite is put in WAL mode, so that the processes of jobs read while the server writes.
+    SQLite is put in WAL mode, so that other processes read while one writes. A file of an older version gets the tables
+    that have come since; no table has changed.
     """
     parsed = make_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -112,3 +145,16 @@ def open_database(url: str) -> Engine:
 
     Table.metadata.create_all(engine)
     return engine
+
+
+@contextlib.contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """Open a session that is committed at the end, for a look and the leap that follows from it.
+
+    On SQLite it is the only writer from its beginning, so that what it sees stays true until its end.
+    """
+    with Session(engine) as session:
+        if engine.dialect.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        yield session
+        session.commit()

@@ -1,15 +1,15 @@
-"""What is known of each job: rows in the database. Running them is `limner_server.jobs`."""
+"""What is known of each job, and which server runs it: rows in the database. Running them is `limner_server.jobs`."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import ColumnElement, Engine, delete, false, func, insert, literal, select, true, update
 from sqlalchemy.orm import Session
 
 from limner_server.errors import NotFoundError
-from limner_server.state.database import JobRow, now
+from limner_server.state.database import ClaimRow, JobRow, ServerRow, now, writing
 
 
 class JobKind(StrEnum):
@@ -52,19 +52,27 @@ class Job:
 
 
 _FIELDS = tuple(Job.__dataclass_fields__)
+_UNFINISHED = [state for state in JobState if not state.ended]
 
 
 class JobStore:
-    """All jobs of one database; safe to use from several threads."""
+    """All jobs of one database; safe to use from several threads and processes.
+
+    A job that has not ended is run by the server that holds its claim, a row that each job can have only one of. A
+    claim ends with its job or with its server; what has no claim is there for any server to take.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def save(self, job: Job) -> None:
-        """Insert or replace a job."""
-        with Session(self._engine) as session:
+    def submit(self, job: Job) -> Job:
+        """Queue a job under its id, and return it; where one of that id has neither failed nor been cancelled, that."""
+        with writing(self._engine) as session:
+            known = session.get(JobRow, job.id)
+            if known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED):
+                return _job(known)
             session.merge(JobRow(**{name: getattr(job, name) for name in _FIELDS}))
-            session.commit()
+        return job
 
     def get(self, job_id: str, kind: JobKind) -> Job:
         """Return the job of this id; NotFoundError if there is none of this kind."""
@@ -80,14 +88,103 @@ class JobStore:
             rows = session.scalars(select(JobRow).where(JobRow.kind == kind).order_by(JobRow.created.desc(), JobRow.id))
             return [_job(row) for row in rows]
 
-    def unfinished(self, cohort: str | None = None) -> list[Job]:
-        """All jobs that have not ended, oldest first; of one cohort where it is named."""
-        states = [state for state in JobState if not state.ended]
-        query = select(JobRow).where(JobRow.state.in_(states)).order_by(JobRow.created)
-        if cohort is not None:
-            query = query.where(JobRow.cohort == cohort)
+    def unfinished(self, cohort: str) -> list[Job]:
+        """All jobs of a cohort that have not ended, oldest first."""
+        query = select(JobRow).where(JobRow.cohort == cohort, JobRow.state.in_(_UNFINISHED)).order_by(JobRow.created)
         with Session(self._engine) as session:
             return [_job(row) for row in session.scalars(query)]
+
+    def claim(self, server: str, machine: str, limit: int) -> Job | None:
+        """Take the oldest job that nobody runs, and return it as running; None if there is none.
+
+        Parameters
+        ----------
+        server
+            Who takes it.
+        machine
+            Where that is: None is returned too where all servers of the machine together run `limit` jobs.
+        limit
+            The most jobs of one machine.
+        """
+        running = (
+            select(func.count()).select_from(ClaimRow).join(ServerRow).where(ServerRow.machine == machine)
+        ).scalar_subquery()
+        free = (
+            select(JobRow.id, literal(server), false())
+            .where(JobRow.state.in_(_UNFINISHED), ~_claimed(), running < limit)
+            .order_by(JobRow.created, JobRow.id)
+            .limit(1)
+        )
+        with Session(self._engine) as session:
+            # Mostly there is none, and who only looks need not wait for another process's writing.
+            if session.execute(free).first() is None:
+                return None
+            # Look and leap in one statement: no other process comes in between.
+            take = insert(ClaimRow).from_select(["job", "server", "cancelled"], free).returning(ClaimRow.job)
+            job_id = session.scalar(take)
+            if job_id is None:
+                return None
+            row = session.get_one(JobRow, job_id)
+            row.resumed += row.state == JobState.RUNNING  # of a server that is gone
+            row.state = JobState.RUNNING
+            job = _job(row)
+            session.commit()
+            return job
+
+    def claimed(self, server: str) -> dict[str, bool]:
+        """Ids of the jobs that a server runs, and whether each is to be cancelled."""
+        query = select(ClaimRow.job, ClaimRow.cancelled).where(ClaimRow.server == server)
+        with Session(self._engine) as session:
+            return {row.job: row.cancelled for row in session.execute(query)}
+
+    def cancel(self, job_id: str, server: str) -> None:
+        """Tell the server that runs a job to end it; where none does, `server` takes the claim for that."""
+        free = select(JobRow.id, literal(server), true()).where(
+            JobRow.id == job_id, JobRow.state.in_(_UNFINISHED), ~_claimed()
+        )
+        with writing(self._engine) as session:
+            session.execute(update(ClaimRow).where(ClaimRow.job == job_id).values(cancelled=True))
+            session.execute(insert(ClaimRow).from_select(["job", "server", "cancelled"], free))
+
+    def release(self, job_id: str, server: str) -> None:
+        """Give up a server's claim on a job that has not ended, for any server to take."""
+        with Session(self._engine) as session:
+            session.execute(delete(ClaimRow).where(ClaimRow.job == job_id, ClaimRow.server == server))
+            session.commit()
+
+    def note_progress(self, job_id: str, server: str, progress: dict[str, Any]) -> None:
+        """Keep how far a job is, if the server still holds its claim."""
+        self._update(job_id, server, progress=progress)
+
+    def note_restart(self, job_id: str, server: str) -> None:
+        """Count a restart of a job's process, if the server still holds its claim."""
+        self._update(job_id, server, resumed=JobRow.resumed + 1)
+
+    def finish(self, job_id: str, server: str, state: JobState, **outcome: Any) -> bool:
+        """End a job and the server's claim on it; False, and nothing is done, if the server does not hold that.
+
+        `outcome` are fields of `Job`: result, error, progress.
+        """
+        with Session(self._engine) as session:
+            held = delete(ClaimRow).where(ClaimRow.job == job_id, ClaimRow.server == server).returning(ClaimRow.job)
+            if session.scalar(held) is None:
+                return False
+            session.execute(update(JobRow).where(JobRow.id == job_id).values(state=state, ended=now(), **outcome))
+            session.commit()
+        return True
+
+    def _update(self, job_id: str, server: str, **values: Any) -> None:
+        with Session(self._engine) as session:
+            session.execute(update(JobRow).where(JobRow.id == job_id, _claimed(server)).values(**values))
+            session.commit()
+
+
+def _claimed(server: str | None = None) -> ColumnElement[bool]:
+    """Condition on a job: somebody, or this server, runs it."""
+    claim = select(ClaimRow.job).where(ClaimRow.job == JobRow.id)
+    if server is not None:
+        claim = claim.where(ClaimRow.server == server)
+    return claim.exists()
 
 
 def _job(row: JobRow) -> Job:

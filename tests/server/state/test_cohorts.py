@@ -2,7 +2,7 @@
 
 import errno
 import resource
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +137,15 @@ def test_a_full_disk_keeps_what_was_whole(store: CohortStore, tmp_path: Path) ->
     assert sorted(path.name for path in (tmp_path / "cohorts" / "c").iterdir()) == ["first.npy", "second.npy"]
 
 
-def test_two_threads_import_the_same_slices_once(store: CohortStore) -> None:
+@pytest.mark.parametrize("servers", [1, 2])
+def test_the_same_slices_are_imported_at_once_and_added_once(tmp_path: Path, servers: int) -> None:
+    """By two threads of one server, and by two servers, which share nothing but database and folder."""
+    stores = [CohortStore(f"sqlite:///{tmp_path / 'db.sqlite'}", tmp_path) for _ in range(servers)]
+    stores[0].create("c", LABELS)
     slices = [new(f"i{number}", fill=number) for number in range(30)]
-    outcomes: list[LimnerError | bool] = []
-    threads = [threading.Thread(target=lambda: outcomes.extend(store.add("c", slices))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        added = [pool.submit(stores[number % servers].add, "c", slices) for number in range(2)]
+    outcomes = [outcome for each in added for outcome in each.result()]
     assert sorted(map(bool, outcomes)) == [False] * 30 + [True] * 30
-    assert len(store.snapshot("c").slices) == 30
+    assert not [outcome for outcome in outcomes if isinstance(outcome, LimnerError)]
+    assert len(stores[0].snapshot("c").slices) == 30
