@@ -8,22 +8,27 @@ import errno
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import text_format
 from pydantic import ValidationError
 
 from limner_server.errors import NotFoundError, WrongStateError
 from limner_server.files import storage_full_named, write_atomic
 from limner_server.names import check_name
 from limner_server.networks.card import ModelCard
-from limner_server.networks.triton import config_text
+from limner_server.networks.triton import Backend, model_config
 
 ARTIFACT_FILE = "model.pt"
 CARD_FILE = "card.json"
-CONFIG_FILE = "config.pbtxt"
+CONFIG_FILES: Mapping[str, Backend] = {"config.pbtxt": "pytorch", "configs/python.pbtxt": "python"}
+"""Triton's configurations of a model, and the backend of each."""
+CODE_FILE = "model.py"
+"""What Triton's Python backend runs."""
 
+_CODE = Path(__file__).with_name("triton_model.py")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -140,7 +145,7 @@ class ModelRepository:
             with storage_full_named(f"model {name}"):
                 folder.mkdir(parents=True, exist_ok=True)
                 version = self._copy_in(name, staging, f".publishing-{card.training}")
-        self._write_config(name)
+        self._write_triton_files(name)
         return version
 
     def delete(self, name: str, version: int) -> None:
@@ -156,11 +161,14 @@ class ModelRepository:
         folder.rename(hidden)
         shutil.rmtree(hidden)
         if self.numbers(name):
-            self._write_config(name)
+            self._write_triton_files(name)
             return
-        (self.root / name / CONFIG_FILE).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: somebody is publishing, or keeps files of their own there
-            (self.root / name).rmdir()
+        files = [self.root / name / file for file in CONFIG_FILES]
+        for file in files:
+            file.unlink(missing_ok=True)
+        for parent in sorted({file.parent for file in files}, reverse=True):
+            with contextlib.suppress(OSError):  # not empty: somebody is publishing, or keeps files of their own there
+                parent.rmdir()
 
     def _read(self, name: str, version: int) -> ModelVersion:
         folder = self.root / name / str(version)
@@ -207,7 +215,18 @@ class ModelRepository:
             else:
                 return version
 
-    def _write_config(self, name: str) -> None:
-        """Triton serves the newest version, so the configuration is that version's."""
-        if (newest := next(self._whole(name), None)) is not None:
-            write_atomic(self.root / name / CONFIG_FILE, config_text(name, newest[1]).encode())
+    def _write_triton_files(self, name: str) -> None:
+        """Write what Triton needs to serve each version that is not broken: code, and then configurations.
+
+        Again until that is what there is, so that of several publishers at a time the last one leaves nobody out.
+        """
+        folder = self.root / name
+        written: dict[int, ModelCard] = {}
+        while (cards := dict(self._whole(name))) and cards != written:
+            for version in cards:
+                with contextlib.suppress(FileNotFoundError):  # another process has deleted the version
+                    write_atomic(folder / str(version) / CODE_FILE, _CODE.read_bytes())
+            for file, backend in CONFIG_FILES.items():
+                (folder / file).parent.mkdir(exist_ok=True)
+                write_atomic(folder / file, text_format.MessageToBytes(model_config(name, cards, backend)))
+            written = cards

@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from limner_server.errors import InvalidInputError, NotFoundError, StorageFullError, WrongStateError
 from limner_server.networks.repository import ModelRepository
@@ -119,24 +117,10 @@ def test_publishers_at_the_same_time_get_versions_of_their_own(repository: Model
 
 def test_deleting(repository: ModelRepository, tmp_path: Path) -> None:
     repository.publish("m", stage(tmp_path / "a", "ta"))
-    repository.publish("m", stage(tmp_path / "b", "tb", labels=("x", "y", "z")))
-    assert "dims: [ 3 ]" in (repository.root / "m/config.pbtxt").read_text()
+    repository.publish("m", stage(tmp_path / "b", "tb"))
     repository.delete("m", 2)
-    assert "dims: [ 3 ]" not in (repository.root / "m/config.pbtxt").read_text()
+    assert [entry.version for entry in repository.list_versions()] == [1]
     repository.delete("m", 1)
     assert list(repository.root.iterdir()) == []
     with pytest.raises(NotFoundError):
         repository.delete("m", 1)
-
-
-def test_tritons_own_parser_reads_the_configuration(repository: ModelRepository, tmp_path: Path) -> None:
-    repository.publish("m", stage(tmp_path / "staged", "t"))
-    text = (repository.root / "m/config.pbtxt").read_text()
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    assert (config.name, config.backend) == ("m", "pytorch")
-    assert config.max_batch_size > 1
-    assert config.HasField("dynamic_batching")
-    assert [(t.name, list(t.dims)) for t in config.input] == [("images__0", [32, 32])]
-    outputs = [("logits__0", [2]), ("probabilities__1", [2]), ("embedding__2", [512])]
-    assert [(t.name, list(t.dims)) for t in config.output] == outputs
-    assert all(t.data_type == model_config_pb2.TYPE_FP32 for t in (*config.input, *config.output))
