@@ -187,8 +187,8 @@ class AsyncClient:
 
         async def messages() -> AsyncIterator[inference_pb2.PredictStreamRequest]:
             yield requests.predict_header(model, priority)
-            async for message in ledger.messages_async(images):
-                yield requests.predict_image(message)
+            async for parcel in ledger.parcels_async(images):
+                yield requests.predict_images(parcel)
 
         replies = self._stream(lambda: self._inference.PredictStream(messages()))
         return AsyncResultStream(replies, ledger, wire.image_result)

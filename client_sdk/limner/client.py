@@ -218,10 +218,14 @@ class Client:
     def predict_stream(
         self, model: str, images: "Images", *, priority: int = 0, send_dicom: bool = False
     ) -> ResultStream[ImageResult]:
-        """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end."""
+        """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
+
+        Of a list or an array several images travel in one message, which is faster; those of an iterator go one by one,
+        as it gives them.
+        """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
         messages = chain(
-            [requests.predict_header(model, priority)], map(requests.predict_image, ledger.messages(images))
+            [requests.predict_header(model, priority)], map(requests.predict_images, ledger.parcels(images))
         )
         return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
 

@@ -5,7 +5,7 @@ No name that the caller gives to an image or a subject leaves the process: file 
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Content: TypeAlias = str | Path | bytes | Dataset | NDArray[np.generic] | Slice
     Images: TypeAlias = "Iterable[Content | Image] | Content | Image"
     AsyncImages: TypeAlias = "Images | AsyncIterable[Content | Image]"
+
+PARCEL_IMAGES = 16
+PARCEL_BYTES = 1024 * 1024
+"""Images that travel in one message of a stream, and the size from which on none is added."""
 
 _R = TypeVar("_R", bound=ItemResult)
 
@@ -125,6 +129,15 @@ def _fill(message: common_pb2.Image, image: Image, send_dicom: bool) -> None:
         message.grid.CopyFrom(grid_array(loaded))
 
 
+def _most_together(images: object) -> int:
+    """How many images may travel in one message: one, where the next may be long in coming."""
+    return PARCEL_IMAGES if isinstance(images, Sequence | np.ndarray) else 1
+
+
+def _is_full(parcel: list[common_pb2.Image], most: int) -> bool:
+    return len(parcel) >= most or sum(message.ByteSize() for message in parcel) >= PARCEL_BYTES
+
+
 @dataclass(frozen=True)
 class _Entry:
     """An image that was not answered yet: its name on the wire, its names here, and why it was not sent, if so."""
@@ -192,6 +205,30 @@ class Ledger(Generic[_R]):
                     yield message
         except Exception as error:  # raised again by `close`
             self.source_error = error
+
+    def parcels(self, images: "Images") -> Iterator[list[common_pb2.Image]]:
+        """As `messages`, several together where all are at hand; of an iterator each as it comes."""
+        most = _most_together(images)
+        parcel: list[common_pb2.Image] = []
+        for message in self.messages(images):
+            parcel.append(message)
+            if _is_full(parcel, most):
+                yield parcel
+                parcel = []
+        if parcel:
+            yield parcel
+
+    async def parcels_async(self, images: "AsyncImages") -> AsyncIterator[list[common_pb2.Image]]:
+        """As `parcels`, of an asynchronous iterable too."""
+        most = _most_together(images)
+        parcel: list[common_pb2.Image] = []
+        async for message in self.messages_async(images):
+            parcel.append(message)
+            if _is_full(parcel, most):
+                yield parcel
+                parcel = []
+        if parcel:
+            yield parcel
 
     def _admit(self, image: Image) -> common_pb2.Image | None:
         """Return the message of an image, or None where it cannot be read; its result then says why."""

@@ -130,9 +130,9 @@ def predict_header(model: str, priority: int) -> inference_pb2.PredictStreamRequ
     return inference_pb2.PredictStreamRequest(header=header)
 
 
-def predict_image(image: common_pb2.Image) -> inference_pb2.PredictStreamRequest:
-    """Wrap an image of a stream of predictions."""
-    return inference_pb2.PredictStreamRequest(image=image)
+def predict_images(images: Sequence[common_pb2.Image]) -> inference_pb2.PredictStreamRequest:
+    """Wrap images of a stream of predictions."""
+    return inference_pb2.PredictStreamRequest(images=images)
 
 
 def _feature_options(options: types.FeatureOptions) -> feature_pb2.FeatureOptions:

@@ -31,14 +31,16 @@ class _Stream(Generic[_R]):
         self.subjects: tuple[types.SubjectResult, ...] = ()
 
     def _absorb(self, reply: Reply) -> Iterator[_R]:
-        match reply.WhichOneof("item"):
-            case "start":
-                self.model = wire.identity(reply.start.model)
-                self.labels = tuple(reply.start.labels)
-            case "result":
-                yield from self._ledger.answered(self._parse(reply.result))
-            case "end" if isinstance(reply, inference_pb2.PredictStreamResponse):
+        if reply.HasField("start"):
+            self.model = wire.identity(reply.start.model)
+            self.labels = tuple(reply.start.labels)
+        if isinstance(reply, inference_pb2.PredictStreamResponse):
+            for result in reply.results:
+                yield from self._ledger.answered(self._parse(result))
+            if reply.HasField("end"):
                 self.subjects = self._ledger.roll_up(map(wire.subject_result, reply.end.subjects))
+        elif reply.HasField("result"):
+            yield from self._ledger.answered(self._parse(reply.result))
 
 
 class ResultStream(_Stream[_R]):

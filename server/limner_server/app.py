@@ -13,6 +13,8 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from sqlalchemy.exc import SQLAlchemyError
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from limner.v1 import (
     cohort_pb2,
@@ -37,6 +39,7 @@ from limner_server.rpc.images import ImageReader
 from limner_server.rpc.inference import InferenceService
 from limner_server.rpc.interceptor import ErrorInterceptor
 from limner_server.rpc.model import ModelService
+from limner_server.rpc.open_inference.service import OpenInferenceService
 from limner_server.rpc.simulation import SimulationService
 from limner_server.rpc.training import TrainingService
 from limner_server.serving import ModelPool
@@ -45,6 +48,8 @@ from limner_server.state.aliases import AliasStore
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.database import open_database
 from limner_server.state.jobs import JobStore
+from limner_server.state.loaded import LoadedStore
+from limner_server.state.servers import Membership
 
 _SERVICES = [
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -55,6 +60,7 @@ _SERVICES = [
         (feature_pb2, "FeatureService"),
         (simulation_pb2, "SimulationService"),
         (model_pb2, "ModelService"),
+        (service_pb2, "GRPCInferenceService"),
     )
 ]
 _WATCH_S = 1.0
@@ -67,6 +73,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._stopped = asyncio.Event()
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         settings.model_repository.mkdir(parents=True, exist_ok=True)
         device = choose_device(settings.device)
@@ -76,8 +83,10 @@ class App:
         jobs = JobStore(database)
         repository = ModelRepository(settings.model_repository)
 
-        self._runner = JobRunner(jobs, settings.data_dir / "jobs", settings.max_jobs)
-        self._models = ModelPool(repository, AliasStore(database), settings, device)
+        self._membership = Membership(database, settings.data_dir / "servers")
+        self._runner = JobRunner(jobs, self._membership, settings.data_dir / "jobs", settings.max_jobs)
+        holdings = LoadedStore(database, self._membership.id)
+        self._models = ModelPool(repository, AliasStore(database), holdings, settings, device)
         self._images = ImageReader(settings.decode_threads)
         self._health = health_aio.HealthServicer()
 
@@ -89,23 +98,25 @@ class App:
                 ("grpc.max_send_message_length", limit),
                 # The SDK pings every 30 s during a call; long quiet streams must not be ended for it.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                # By default two servers would share a port in silence.
-                ("grpc.so_reuseport", 0),
+                # By default two servers would share a port in silence; the workers of one are meant to.
+                ("grpc.so_reuseport", int(settings.workers > 1)),
             ],
         )
-        window = 2 * settings.max_batch_size
         cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs), self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(
             TrainingService(self._runner, jobs, cohorts, settings, device), self._server
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(self._models, self._images, window), self._server
+            InferenceService(self._models, self._images), self._server
         )
         feature_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureService(self._models, self._images), self._server)
         simulation_pb2_grpc.add_SimulationServiceServicer_to_server(
             SimulationService(self._runner, self._models, cohorts, settings, device), self._server
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), self._server)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            OpenInferenceService(self._models, settings), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             [*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
@@ -115,44 +126,55 @@ class App:
     async def start(self) -> int:
         """Open the port, take up unfinished jobs, and return the port. OSError if it cannot be had."""
         settings = self._settings
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
         try:
             port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {settings.host}:{settings.port}: the port is taken or the address not here"
             ) from error
+        await asyncio.to_thread(self._membership.join)
         await self._server.start()
-        await self._runner.recover()
+        self._runner.start()
         await self._set_health(serving=True)
         return port
 
     async def run_until_stopped(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain: not ready first, calls finished, jobs left to the next server."""
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
-        watch = asyncio.create_task(self._watch_workers())
-        await stopped.wait()
-        watch.cancel()
+        watches = [asyncio.create_task(self._watch_executors()), asyncio.create_task(self._follow_unloads())]
+        await self._stopped.wait()
+        for watch in watches:
+            watch.cancel()
         await self._stop()
 
     async def _stop(self) -> None:
         await self._set_health(serving=False)
+        self._runner.stop_claiming()
         await self._server.stop(self._settings.drain_s)
         await self._runner.close()
         await self._models.close()
+        await asyncio.to_thread(self._membership.leave)
         self._images.close()
 
-    async def _watch_workers(self) -> None:
-        """Readiness follows the executors' workers: one that died must not look well."""
+    async def _watch_executors(self) -> None:
+        """Readiness follows the executors: one that died, or whose engine is not well, must not look ready."""
         healthy = True
         while True:
             await asyncio.sleep(_WATCH_S)
             if self._models.healthy != healthy:
                 healthy = self._models.healthy
-                _log.error("the workers are %s", "well again" if healthy else "dead: not ready any more")
+                _log.error("every model is well again" if healthy else "a model cannot answer: not ready any more")
                 await self._set_health(serving=healthy)
+
+    async def _follow_unloads(self) -> None:
+        """What one server of the database unloads goes from all within about a second."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                await self._models.close_unloaded()
+            except SQLAlchemyError:
+                _log.exception("what other servers have unloaded could not be looked up")
 
     async def _set_health(self, serving: bool) -> None:
         response = health_pb2.HealthCheckResponse

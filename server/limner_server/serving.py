@@ -1,11 +1,15 @@
 """The models that can answer: versions resolved, loaded on demand, unloaded, promoted, deleted."""
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +18,19 @@ from limner_server.errors import InvalidInputError, NotFoundError, WrongStateErr
 from limner_server.executor.engine import Item, Output
 from limner_server.executor.executor import Executor
 from limner_server.executor.torchscript import TorchScriptEngine
+from limner_server.executor.triton import TritonEngine
+from limner_server.executor.triton_client import TritonClient
 from limner_server.names import check_name
 from limner_server.networks.card import ModelCard
 from limner_server.networks.repository import ModelRepository
 from limner_server.settings import Settings
 from limner_server.state.aliases import AliasStore
+from limner_server.state.loaded import LoadedStore
+from limner_server.statistics import Statistics
 
 DEFAULT_ALIAS = "production"
+RESOLVE_AGAIN_S = 0.5
+"""How long a name stands for the version that it last did; what other processes publish or promote shows after it."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +44,7 @@ class Version:
 
 
 class ServedModel:
-    """One loaded version: its card, the mean of each channel over its cohort, and the executor that runs it."""
+    """One loaded version: card, mean of each channel over its cohort, executor, and what it has answered so far."""
 
     def __init__(
         self, version: Version, card: ModelCard, channel_means: Mapping[str, NDArray[np.float32]], executor: Executor
@@ -44,27 +54,69 @@ class ServedModel:
         self.grid = card.grid
         self.channel_means = channel_means
         self.executor = executor
+        self.statistics = Statistics()
+        self._mailbox = _Mailbox()
 
     async def run(self, item: Item, priority: int = 0, deadline: float | None = None) -> Output:
-        """Run one item in the next batch. Cancelling the call drops the item if its batch has not begun.
+        """Run one item in the next batch, on the event loop that first did. Cancelling drops it if it still waits.
 
         Raises
         ------
         QueueFullError, DeadlineError, EngineError, InvalidInputError, UnavailableError
             As the executor does.
         """
-        return await asyncio.wrap_future(self.executor.submit(item, priority, deadline))
+        work = self.executor.submit(item, priority, deadline)
+        answer = asyncio.get_running_loop().create_future()
+        work.add_done_callback(lambda done: self._mailbox.post(answer, done))
+        try:
+            return await answer  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+
+
+class _Mailbox:
+    """Brings answers from the executor's threads to the event loop, with one wake-up for those that come together."""
+
+    def __init__(self) -> None:
+        self._letters: deque[tuple[asyncio.Future[Output], Future[Output]]] = deque()
+        self._called = False
+
+    def post(self, answer: asyncio.Future[Output], done: Future[Output]) -> None:
+        """Have an answer delivered; may be called from any thread."""
+        self._letters.append((answer, done))
+        if not self._called:
+            self._called = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                answer.get_loop().call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._called = False  # first, so that what is posted from here on calls again
+        while self._letters:
+            answer, done = self._letters.popleft()
+            if answer.done():  # its caller is gone
+                continue
+            if done.cancelled():
+                answer.cancel()
+            elif (error := done.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(done.result())
 
 
 class ModelPool:
     """All models of a repository, and those of them that are loaded. All methods belong to the event loop's thread."""
 
-    def __init__(self, repository: ModelRepository, aliases: AliasStore, settings: Settings, device: str) -> None:
+    def __init__(
+        self, repository: ModelRepository, aliases: AliasStore, holdings: LoadedStore, settings: Settings, device: str
+    ) -> None:
         self.repository = repository
         self._aliases = aliases
+        self._holdings = holdings
         self._settings = settings
         self._device = device
         self._loaded: dict[Version, ServedModel] = {}
+        self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
         self._loading: defaultdict[Version, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def resolve(self, name: str, version: str = "") -> Version:
@@ -75,6 +127,9 @@ class ModelPool:
         NotFoundError
             Naming the models, or the versions and aliases, that there are.
         """
+        cached, looked = self._resolved.get((name, version), (None, -math.inf))
+        if cached is not None and time.monotonic() - looked < RESOLVE_AGAIN_S:
+            return cached
         check_name("model.name", name)
         numbers = await asyncio.to_thread(self.repository.numbers, name)
         if not numbers:
@@ -84,16 +139,21 @@ class ModelPool:
         wanted = aliases.get(version or DEFAULT_ALIAS, version) or str(numbers[-1])
         if wanted not in map(str, numbers):
             raise NotFoundError(f"version of model {name!r}", wanted, [*map(str, numbers), *aliases])
-        return Version(name, int(wanted))
+        found = Version(name, int(wanted))
+        self._resolved[name, version] = found, time.monotonic()
+        return found
 
     async def acquire(self, name: str, version: str = "") -> ServedModel:
         """Return a version ready to run, loading and warming it first if need be; one load, however many ask."""
         found = await self.resolve(name, version)
+        if (served := self._loaded.get(found)) is not None:
+            return served
         async with self._loading[found]:
             served = self._loaded.get(found)
             if served is None:
                 started = time.perf_counter()
                 served = await asyncio.to_thread(self._load, found)
+                await asyncio.to_thread(self._holdings.add, found.name, found.number)
                 self._loaded[found] = served
                 _log.info("loaded %s version %s in %.2f s", found.name, found.number, time.perf_counter() - started)
         return served
@@ -112,11 +172,20 @@ class ModelPool:
         return await asyncio.to_thread(self._aliases.of, name)
 
     async def unload(self, version: Version) -> None:
-        """Take a version out; what is in it is answered first. WrongStateError if it is not loaded."""
-        served = self._loaded.pop(version, None)
-        if served is None:
+        """Take a version out of every server; what is in it is answered first. WrongStateError if none has it loaded.
+
+        The others follow with `close_unloaded`.
+        """
+        if not await self._take_out(version):
             raise WrongStateError(f"version {version.number} of model {version.name!r} is not loaded")
-        await asyncio.to_thread(served.executor.close, drain=True)
+
+    async def close_unloaded(self) -> None:
+        """Take out what another server has unloaded or deleted; what is in it is answered first."""
+        loaded = list(self._loaded)  # before the look: what is loaded meanwhile is not of it
+        here = await asyncio.to_thread(self._holdings.here)
+        for version in loaded:
+            if (version.name, version.number) not in here:
+                await self._close(version)
 
     async def promote(self, version: Version, alias: str) -> None:
         """Point an alias at a version in one step. InvalidInputError for an alias that could be taken for a number."""
@@ -124,6 +193,7 @@ class ModelPool:
         if not alias[0].isalpha():
             raise InvalidInputError("alias", alias, "a letter first")
         await asyncio.to_thread(self._aliases.point, version.name, alias, str(version.number))
+        self._resolved.clear()
 
     async def delete(self, name: str, number: str) -> None:
         """Delete a version. WrongStateError while an alias points at it."""
@@ -133,20 +203,29 @@ class ModelPool:
             raise WrongStateError(
                 f"version {version.number} of model {name!r} is {', '.join(holding)}; point that elsewhere first"
             )
-        if version in self._loaded:
-            await self.unload(version)
+        await self._take_out(version)
         await asyncio.to_thread(self.repository.delete, version.name, version.number)
+        self._resolved.clear()
 
     async def close(self) -> None:
         """Close every executor; what is still queued is answered UNAVAILABLE."""
         loaded, self._loaded = list(self._loaded.values()), {}
         await asyncio.gather(*(asyncio.to_thread(served.executor.close) for served in loaded))
 
+    async def _take_out(self, version: Version) -> bool:
+        anywhere = await asyncio.to_thread(self._holdings.drop, version.name, version.number)
+        await self._close(version)
+        return anywhere
+
+    async def _close(self, version: Version) -> None:
+        if (served := self._loaded.pop(version, None)) is not None:
+            await asyncio.to_thread(served.executor.close, drain=True)
+
     def _load(self, version: Version) -> ServedModel:
         card = self.repository.card(version.name, version.number)
         artifact = self.repository.get(version.name, version.number).artifact
         settings = self._settings
-        engine = TorchScriptEngine(artifact, card.digest, self._device, settings.threads)
+        engine = self._engine(version, card, artifact)
         executor = Executor(
             engine,
             card.grid.size,
@@ -155,3 +234,10 @@ class ModelPool:
             settings.max_queue_images,
         )
         return ServedModel(version, card, engine.channel_means, executor)
+
+    def _engine(self, version: Version, card: ModelCard, artifact: Path) -> TorchScriptEngine | TritonEngine:
+        settings = self._settings
+        if settings.engine == "torchscript":
+            return TorchScriptEngine(artifact, card, self._device, settings.engine_threads, settings.precision)
+        triton = TritonClient(settings.triton_url, settings.triton_timeout_s, version.name, version.number, card)
+        return TritonEngine(triton, card, artifact, self._device, settings.engine_threads)

@@ -1,10 +1,15 @@
 """The server's configuration: every setting once, as flag, environment variable and line of `--help`."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
 
 class Settings(BaseSettings):
@@ -25,6 +30,9 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one and prints it.")] = 8500
+    workers: Annotated[
+        int, Field(ge=1, le=256, description="Serving processes that share the port and behave as one service.")
+    ] = 1
     data_dir: Annotated[Path, Field(description="Folder of cohorts, jobs and the SQLite database.")] = Path(
         "limner-data"
     )
@@ -38,23 +46,49 @@ class Settings(BaseSettings):
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where networks run; auto: cuda if there.")] = (
         "auto"
     )
+    engine: Annotated[
+        Literal["torchscript", "triton"],
+        Field(description="What predicts: this process, or a Triton that serves the same model repository."),
+    ] = "torchscript"
+    triton_url: Annotated[
+        str, Field(validate_default=True, description="HOST:PORT of that Triton's gRPC service, for --engine triton.")
+    ] = ""
+    triton_timeout_s: Annotated[
+        float, Field(gt=0, description="Longest wait for Triton's answer to a batch, in seconds.")
+    ] = 10.0
     threads: Annotated[
-        int, Field(ge=0, description="Threads of one forward pass on the CPU; 0: one for each core.")
+        int, Field(ge=0, description="Threads of one forward pass on the CPU; 0: the cores, divided among the workers.")
     ] = 0
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="Of predictions on CUDA; auto: the shortest within 0.01 of float32's probabilities."),
+    ] = "auto"
     max_batch_size: Annotated[int, Field(ge=1, le=4096, description="Images in one forward pass, at most.")] = 16
     max_queue_delay_ms: Annotated[
         float, Field(ge=0, le=10_000, description="Longest wait for a batch to fill while the engine is busy, in ms.")
     ] = 5.0
     max_queue_images: Annotated[
-        int, Field(ge=1, description="Images that may wait for one model before it refuses.")
+        int, Field(ge=1, description="Images that may wait for one model in one worker before it refuses.")
     ] = 1024
-    decode_threads: Annotated[int, Field(ge=1, le=256, description="Threads that decode and resample images.")] = 2
+    decode_threads: Annotated[int, Field(ge=1, le=256, description="Threads that decode images, in each worker.")] = 2
     max_message_mb: Annotated[int, Field(ge=1, le=2047, description="Largest gRPC message, in MiB.")] = 256
-    max_jobs: Annotated[int, Field(ge=1, description="Trainings and simulations that run at a time.")] = 1
+    max_jobs: Annotated[int, Field(ge=1, description="Trainings and simulations at a time, in all workers.")] = 1
     drain_s: Annotated[float, Field(ge=0, description="Grace for calls in flight at SIGTERM, in seconds.")] = 20.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
+
+    @field_validator("triton_url")
+    @classmethod
+    def _check_triton_url(cls, url: str, info: ValidationInfo) -> str:
+        if (url or info.data.get("engine") == "triton") and not _ADDRESS.fullmatch(url):
+            raise PydanticCustomError("address", "--engine triton needs HOST:PORT of Triton's gRPC service")
+        return url
+
+    @property
+    def engine_threads(self) -> int:
+        """Threads of one forward pass in one worker; 0: one for each core."""
+        return self.threads if self.threads or self.workers == 1 else max(1, (os.cpu_count() or 1) // self.workers)
 
     @property
     def resolved_database_url(self) -> str:

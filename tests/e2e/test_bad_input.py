@@ -189,7 +189,7 @@ def test_features_of_what_is_not_there(server: LiveServer, model: str, options: 
 def test_an_empty_stream_and_a_stream_without_header(server: LiveServer, model: str) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = InferenceServiceStub(channel)
-        for messages in ([], [inference_pb2.PredictStreamRequest(image=grid())]):
+        for messages in ([], [inference_pb2.PredictStreamRequest(images=[grid()])]):
             with pytest.raises(grpc.RpcError) as caught:
                 list(stub.PredictStream(iter(messages)))
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -122,8 +122,9 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
         yield inference_pb2.PredictStreamResponse(start=start)
         images = []
         for request in request_iterator:
-            images.append(request.image)
-            yield inference_pb2.PredictStreamResponse(result=self._result(request.image))
+            images.extend(request.images)
+            results = [self._result(image) for image in request.images]
+            yield inference_pb2.PredictStreamResponse(results=results)
         end = inference_pb2.PredictStreamEnd(subjects=self._subjects(images), images=len(images))
         yield inference_pb2.PredictStreamResponse(end=end)
 

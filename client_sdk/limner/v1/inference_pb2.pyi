@@ -175,28 +175,26 @@ class PredictStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
-    IMAGE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___PredictStreamHeader:
-        """The first message only."""
+        """In the first message, and in no other."""
 
     @_builtins.property
-    def image(self) -> _common_pb2.Image:
-        """Every later message."""
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Image]:
+        """In every later message, 1 to 1,024."""
 
     def __init__(
         self,
         *,
         header: Global___PredictStreamHeader | None = ...,
-        image: _common_pb2.Image | None = ...,
+        images: _abc.Iterable[_common_pb2.Image] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "image", b"image", "item", b"item"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "image", b"image", "item", b"item"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "images", b"images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["header", "image"]  # noqa: Y015
-    _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictStreamRequest: _TypeAlias = PredictStreamRequest  # noqa: Y015
 
@@ -269,33 +267,31 @@ class PredictStreamResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     START_FIELD_NUMBER: _builtins.int
-    RESULT_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> Global___PredictStreamStart:
-        """The first message."""
+        """In the first message, and in no other."""
 
     @_builtins.property
-    def result(self) -> Global___ImageResult:
-        """The result of one image."""
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageResult]:
+        """The results that are next in the order received and done, however the images were divided among messages."""
 
     @_builtins.property
     def end(self) -> Global___PredictStreamEnd:
-        """The last message, after the caller has closed its side."""
+        """In the last message, after the caller has closed its side."""
 
     def __init__(
         self,
         *,
         start: Global___PredictStreamStart | None = ...,
-        result: Global___ImageResult | None = ...,
+        results: _abc.Iterable[Global___ImageResult] | None = ...,
         end: Global___PredictStreamEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "item", b"item", "result", b"result", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "item", b"item", "result", b"result", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "results", b"results", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["start", "result", "end"]  # noqa: Y015
-    _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictStreamResponse: _TypeAlias = PredictStreamResponse  # noqa: Y015

@@ -60,6 +60,7 @@ class InferenceServiceServicer(object):
 
     def PredictStream(self, request_iterator, context):
         """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model.
+        Messages cost more than small images do: a caller who has many at hand sends several in each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class InferenceServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]
     """Scores up to 1,024 images at once. The call fails as a whole only for the model or the request, never for one image."""
     PredictStream: _grpc.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]
-    """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model."""
+    """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model.
+    Messages cost more than small images do: a caller who has many at hand sends several in each.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -46,7 +48,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Predict: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]  # type: ignore[assignment]
     """Scores up to 1,024 images at once. The call fails as a whole only for the model or the request, never for one image."""
     PredictStream: _aio.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]  # type: ignore[assignment]
-    """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model."""
+    """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model.
+    Messages cost more than small images do: a caller who has many at hand sends several in each.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Scores images with a model."""
@@ -65,6 +69,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inference_pb2.PredictStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.PredictStreamResponse], _abc.AsyncIterator[_inference_pb2.PredictStreamResponse]]:
-        """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model."""
+        """Scores a stream of images, each answered as soon as it is done, in the order received. The first message names the model.
+        Messages cost more than small images do: a caller who has many at hand sends several in each.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,18 +1,20 @@
 """Decides which images run together, and when. Pure logic: no threads, no torch, and its clock is the caller's.
 
-`executor` owns the thread, the futures and the engine; this module only says what to do next.
+`executor` owns the threads, the futures and the engine; this module only says what a free lane should do next. A lane
+is room for one batch under way; an engine has one or more.
 
 Invariants, whatever the arrivals, cancellations, deadlines and failures (tests/server/executor/test_batcher.py):
 
 1. Every admitted ticket leaves exactly once: in a batch, as expired, by `cancel` or by `drain`.
 2. At most `max_queue_images` tickets wait; one more is refused, and nothing else changes.
-3. A batch holds 1 to `max_batch_size` tickets, all with one key.
+3. A batch holds 1 to `max_batch_size` tickets, or to the key's limit if that is lower, all with one key.
 4. Tickets of equal key and priority leave in the order of arrival.
 5. A batch is led by the ticket of the lowest rank: its arrival, `HEAD_START_S` earlier for each step of priority. No
    batch led by what arrived more than `MAX_PRIORITY * HEAD_START_S` later goes before a ticket, so nothing starves.
 6. A ticket whose deadline has passed is never put in a batch.
-7. While something waits, a free engine stands still for `max_queue_delay_s` at most; for a lone caller, or after
+7. While something waits, a free lane stands still for `max_queue_delay_s` at most; for a lone caller, or after
    that long a pause, not at all.
+8. Where lanes are spread over, a batch takes no more than its share of what waits: the free lanes take equal parts.
 """
 
 import heapq
@@ -97,13 +99,14 @@ class Decision(Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """A bounded queue that forms batches: at once when the engine is idle, gathering while it is busy.
+    """A bounded queue that forms batches: at once when a lane is idle, gathering while all are busy.
 
     After a batch, those who got their answers are likely to ask again: the next batch waits, `max_queue_delay_s` at
     most, until as many tickets are there as took part or were waiting when the last one ended. So a lone caller is
     never kept waiting, and n callers in a loop end up in batches of n. A wrong guess costs a single wait.
 
-    Times given to the methods must not run backwards.
+    Times given to the methods must not run backwards. `poll` is for a lane that is free; the batch that it gives takes
+    the lane until `finished`.
 
     Parameters
     ----------
@@ -113,20 +116,35 @@ class Batcher(Generic[T]):
         Longest wait for a batch to fill, in seconds; 0 or more.
     max_queue_images
         Tickets that may wait; 1 or more.
+    lanes
+        Batches that may be under way at a time; 1 or more.
+    spread
+        Whether free lanes take equal parts of what waits, or the first as much as it may.
     """
 
-    def __init__(self, max_batch_size: int, max_queue_delay_s: float, max_queue_images: int) -> None:
+    def __init__(
+        self,
+        max_batch_size: int,
+        max_queue_delay_s: float,
+        max_queue_images: int,
+        lanes: int = 1,
+        spread: bool = False,
+    ) -> None:
         self._max_batch_size = max_batch_size
         self._max_queue_delay_s = max_queue_delay_s
         self._max_queue_images = max_queue_images
-        # One lane for each key and priority, in order of arrival; an empty lane is removed.
-        self._lanes: dict[tuple[Hashable, int], OrderedDict[int, Ticket[T]]] = {}
+        self._lanes = lanes
+        self._free_lanes = lanes
+        self._spread = spread
+        self._limits: dict[Hashable, int] = {}
+        # One line for each key and priority, in order of arrival; an empty line is removed.
+        self._lines: dict[tuple[Hashable, int], OrderedDict[int, Ticket[T]]] = {}
         self._waiting = 0
         self._sequence = itertools.count()
         self._next_deadline = math.inf
         self._last_key: Hashable = None
         self._demand = 0
-        self._free_since = -math.inf
+        self._gather_until = -math.inf
         self._seconds_per_image: float | None = None
 
     def __len__(self) -> int:
@@ -148,29 +166,34 @@ class Batcher(Generic[T]):
         if self._waiting >= self._max_queue_images:
             raise QueueFullError(self._max_queue_images, self._retry_after_s())
         ticket = Ticket(payload, key, priority, deadline, now, next(self._sequence))
-        self._lanes.setdefault((key, priority), OrderedDict())[ticket.sequence] = ticket
+        self._lines.setdefault((key, priority), OrderedDict())[ticket.sequence] = ticket
         self._waiting += 1
         self._next_deadline = min(self._next_deadline, deadline)
         return ticket
 
     def cancel(self, ticket: Ticket[T]) -> bool:
         """Drop a ticket whose caller is gone; False where it no longer waits."""
-        lane = self._lanes.get((ticket.key, ticket.priority))
-        if lane is None or ticket.sequence not in lane:
+        line = self._lines.get((ticket.key, ticket.priority))
+        if line is None or ticket.sequence not in line:
             return False
         self._remove(ticket)
         return True
 
+    def limit(self, key: Hashable, size: int) -> None:
+        """Let no further batch of this key hold more than `size` tickets: the device has no memory for more."""
+        self._limits[key] = min(size, self._limit_of(key))
+
     def poll(self, now: float) -> Decision[T]:
-        """Say what a free engine should do at `now`."""
+        """Say what a free lane should do at `now`."""
         expired = self._expire(now)
-        lead = min((next(iter(lane.values())) for lane in self._lanes.values()), key=_rank, default=None)
+        lead = min((next(iter(line.values())) for line in self._lines.values()), key=_rank, default=None)
         if lead is None:
             return Decision(None, expired, None)
-        gather_until = self._free_since + self._max_queue_delay_s
-        if now < gather_until and self._expects_more(lead.key):
-            return Decision(None, expired, gather_until)
-        return Decision(Batch(lead.key, self._take(lead.key), now), expired, None)
+        if now < self._gather_until and self._expects_more(lead.key):
+            return Decision(None, expired, self._gather_until)
+        batch = Batch(lead.key, self._take(lead.key), now)
+        self._free_lanes -= 1
+        return Decision(batch, expired, None)
 
     def finished(self, batch: Batch[T], now: float) -> None:
         """Note that a batch has ended, well or not."""
@@ -180,30 +203,38 @@ class Batcher(Generic[T]):
         self._seconds_per_image = known + _SMOOTHING * (seconds - known)
         self._last_key = batch.key
         self._demand = images + self._waiting_for(batch.key)
-        self._free_since = now
+        self._free_lanes += 1
+        if now >= self._gather_until:  # a lane that gathers already is not kept waiting longer by another one's end
+            self._gather_until = now + self._max_queue_delay_s
 
     def drain(self) -> tuple[Ticket[T], ...]:
         """Take out everything that waits, in order of rank."""
         tickets = tuple(sorted(self._all(), key=_rank))
-        self._lanes.clear()
+        self._lines.clear()
         self._waiting = 0
         return tickets
 
     def _all(self) -> Iterator[Ticket[T]]:
-        return (ticket for lane in self._lanes.values() for ticket in lane.values())
+        return (ticket for line in self._lines.values() for ticket in line.values())
 
     def _expects_more(self, key: Hashable) -> bool:
-        return key == self._last_key and self._waiting_for(key) < min(self._demand, self._max_batch_size)
+        return key == self._last_key and self._waiting_for(key) < min(self._demand, self._limit_of(key))
 
-    def _lanes_of(self, key: Hashable) -> list[OrderedDict[int, Ticket[T]]]:
-        return [lane for (other, _), lane in self._lanes.items() if other == key]
+    def _limit_of(self, key: Hashable) -> int:
+        return self._limits.get(key, self._max_batch_size)
+
+    def _lines_of(self, key: Hashable) -> list[OrderedDict[int, Ticket[T]]]:
+        return [line for (other, _), line in self._lines.items() if other == key]
 
     def _waiting_for(self, key: Hashable) -> int:
-        return sum(len(lane) for lane in self._lanes_of(key))
+        return sum(len(line) for line in self._lines_of(key))
 
     def _take(self, key: Hashable) -> tuple[Ticket[T], ...]:
-        in_order = heapq.merge(*(lane.values() for lane in self._lanes_of(key)), key=_rank)
-        tickets = tuple(itertools.islice(in_order, self._max_batch_size))
+        in_order = heapq.merge(*(line.values() for line in self._lines_of(key)), key=_rank)
+        size = self._limit_of(key)
+        if self._spread:
+            size = min(size, math.ceil(self._waiting_for(key) / self._free_lanes))
+        tickets = tuple(itertools.islice(in_order, size))
         for ticket in tickets:
             self._remove(ticket)
         return tickets
@@ -218,16 +249,16 @@ class Batcher(Generic[T]):
         return expired
 
     def _remove(self, ticket: Ticket[T]) -> None:
-        lane = self._lanes[ticket.key, ticket.priority]
-        del lane[ticket.sequence]
-        if not lane:
-            del self._lanes[ticket.key, ticket.priority]
+        line = self._lines[ticket.key, ticket.priority]
+        del line[ticket.sequence]
+        if not line:
+            del self._lines[ticket.key, ticket.priority]
         self._waiting -= 1
 
     def _retry_after_s(self) -> float:
         if self._seconds_per_image is None:
             return _UNMEASURED_RETRY_S
-        return self._seconds_per_image * self._waiting / 2
+        return self._seconds_per_image * self._waiting / self._lanes / 2
 
 
 def _rank(ticket: Ticket[T]) -> tuple[float, int]:

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST = 1e37
+"""Largest magnitude of an intensity: differences of such values, and so what normalises them, are finite in float32."""
+
 Arrays = Mapping[str, NDArray[Any]]
 """By name; `Operation` tells the shape and type of each."""
 
@@ -30,7 +33,8 @@ class Item:
     Attributes
     ----------
     image
-        (s, s) float32, finite, on the model's grid. Not to be written to until the item is answered.
+        (s, s) uint8, uint16, int16 or float32 within ±`LARGEST`, on the model's grid. Not to be written to until the
+        item is answered.
     operation
         What is wanted.
     target
@@ -39,7 +43,7 @@ class Item:
         Names of the layers to explain, out of `Engine.layers`; none for PREDICT.
     """
 
-    image: NDArray[np.float32]
+    image: NDArray[Any]
     operation: Operation = Operation.PREDICT
     target: int = -1
     layers: tuple[str, ...] = ()
@@ -72,7 +76,25 @@ class OutOfMemory(Exception):  # noqa: N818 - a condition that the executor hand
 
 
 class Engine(Protocol):
-    """Runs one loaded model. Every call comes from one thread, one at a time."""
+    """Runs one loaded model, one batch in each of its lanes at a time."""
+
+    @property
+    def lanes(self) -> int:
+        """How many calls of `run` may be under way at a time, each from a thread of its own; 1 or more."""
+        ...
+
+    @property
+    def spread(self) -> bool:
+        """Whether each lane computes on its own, so that what waits is best divided among the free ones.
+
+        Otherwise lanes only hide each other's copies and replies, and the larger batch is the faster one.
+        """
+        ...
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a batch given to `run` now would be answered. False until it recovers by itself, or for good."""
+        ...
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -84,8 +106,15 @@ class Engine(Protocol):
         """Number of classes, k."""
         ...
 
-    def warm(self, grid_size: int, max_batch_size: int) -> None:
-        """Do everything that would make a first call slow, for batches of 1 to `max_batch_size`."""
+    def warm(self, grid_size: int, max_batch_size: int) -> int:
+        """Do everything that would make a first call slow, for batches of 1 to `max_batch_size`.
+
+        Returns the size from which on larger batches gain nothing, `max_batch_size` at most. Called once, first.
+        """
+        ...
+
+    def staging(self, images: int, grid_size: int) -> NDArray[np.float32]:
+        """Return memory `(images, grid_size, grid_size)` for one lane, of the kind that `run` reads fastest."""
         ...
 
     def run(
@@ -102,7 +131,8 @@ class Engine(Protocol):
         operation, layers
             What is wanted of every image.
         images
-            (n, s, s). Valid during the call only: no array of the result may share its memory.
+            (n, s, s), the beginning of a lane's `staging`. Valid during the call only: no array of the result may share
+            its memory.
         targets
             (n,) indices of classes; -1: the predicted one.
 
@@ -115,6 +145,8 @@ class Engine(Protocol):
         ------
         OutOfMemory
             For a batch that is too large for the device.
+        LimnerError
+            Nothing to do with the images: every caller of the batch gets it as it is.
         Exception
             Anything else: the executor finds out which image is to blame.
         """

@@ -1,4 +1,4 @@
-"""The way into a model: submit an item, get a future. One thread gathers items into batches and owns the engine.
+"""The way into a model: submit an item, get a future. One thread for each of the engine's lanes runs items in batches.
 
 Stands between `rpc` and an engine on the request path (wire → rpc → executor → engine → reply). What runs together is
 decided by `batcher`; what a forward pass is, by the engine. Knows nothing of gRPC, models' names or files.
@@ -13,10 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limner_server.errors import DeadlineError, EngineError, InvalidInputError, LimnerError, UnavailableError
 from limner_server.executor.batcher import Batcher, Decision, Ticket
-from limner_server.executor.engine import Arrays, Engine, Item, Operation, OutOfMemory, Output
+from limner_server.executor.engine import LARGEST, Arrays, Engine, Item, Operation, OutOfMemory, Output
+
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16), np.dtype(np.float32))
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class Counts:
     images
         Images answered by them.
     failed
-        Images answered with `EngineError`.
+        Images that were run and answered with an error.
     out_of_memory
         Forward passes for which the device had no memory.
     """
@@ -83,22 +86,33 @@ class Executor:
     ) -> None:
         self._engine = engine
         self._grid_size = grid_size
-        self._images = np.empty((max_batch_size, grid_size, grid_size), np.float32)
-        self._targets = np.empty(max_batch_size, np.int64)
-        self._batcher: Batcher[_Call] = Batcher(max_batch_size, max_queue_delay_s, max_queue_images)
         self._changed = threading.Condition()
         self._closing = False
-        self._in_flight: Sequence[_Call] = ()
         self._counts = Counts()
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._work, args=(ready,), name="limner-executor", daemon=True)
-        self._thread.start()
-        ready.result()
+        try:
+            self._batch_size = engine.warm(grid_size, max_batch_size)
+        except BaseException:
+            engine.close()
+            raise
+        self._batcher: Batcher[_Call] = Batcher(
+            self._batch_size, max_queue_delay_s, max_queue_images, engine.lanes, engine.spread
+        )
+        self._lanes = [
+            threading.Thread(target=self._work, name=f"limner-lane-{lane}", daemon=True) for lane in range(engine.lanes)
+        ]
+        self._open_lanes = len(self._lanes)
+        for thread in self._lanes:
+            thread.start()
 
     @property
     def healthy(self) -> bool:
         """Whether an item submitted now would be worked on."""
-        return self._thread.is_alive() and not self._closing
+        return not self._closing and self._engine.healthy
+
+    @property
+    def window(self) -> int:
+        """Images of one caller that keep every lane busy: those at work, and as many that wait."""
+        return 2 * self._batch_size * len(self._lanes)
 
     @property
     def waiting(self) -> int:
@@ -136,16 +150,15 @@ class Executor:
         QueueFullError
             Too many images wait.
         UnavailableError
-            The executor is closed, or its thread has died.
+            The executor is closed, or one of its threads has died.
         """
         self._check(item)
         with self._changed:
-            if not self.healthy:
+            if self._closing:
                 raise UnavailableError("the model's executor is closed")
             now = time.monotonic()
             call = _Call(item, Future(), now)
-            key = (item.operation, item.layers)
-            ticket = self._batcher.add(call, key, now, priority, math.inf if deadline is None else deadline)
+            ticket = self._batcher.add(call, _key(item), now, priority, math.inf if deadline is None else deadline)
             self._changed.notify()
         call.future.add_done_callback(lambda future: self._forget(ticket) if future.cancelled() else None)
         return call.future
@@ -161,18 +174,20 @@ class Executor:
         with self._changed:
             self._closing = True
             left = () if drain else self._batcher.drain()
-            self._changed.notify()
+            self._changed.notify_all()
         self._turn_away(left)
-        self._thread.join()
+        for thread in self._lanes:
+            thread.join()
 
     def _check(self, item: Item) -> None:
         edge = self._grid_size
         if item.image.shape != (edge, edge):
             raise InvalidInputError("image.shape", item.image.shape, f"({edge}, {edge}), the model's grid")
-        if item.image.dtype != np.float32:
-            raise InvalidInputError("image.dtype", item.image.dtype, "float32")
-        if not np.isfinite(item.image).all():
-            raise InvalidInputError("image", "an array with NaN or infinite values", "finite values")
+        if item.image.dtype not in _DTYPES:
+            raise InvalidInputError("image.dtype", item.image.dtype, ", ".join(map(str, _DTYPES)))
+        low, high = item.image.min(), item.image.max()
+        if not -LARGEST <= low <= high <= LARGEST:  # NaN is neither
+            raise InvalidInputError("image", f"values from {low:g} to {high:g}", f"finite values within ±{LARGEST:g}")
         if not -1 <= item.target < self._engine.labels:
             raise InvalidInputError("target", item.target, f"-1 to {self._engine.labels - 1}")
         known = () if item.operation is Operation.PREDICT else self._engine.layers
@@ -188,21 +203,28 @@ class Executor:
         if waited:
             ticket.payload.future.set_running_or_notify_cancel()
 
-    def _work(self, ready: Future[None]) -> None:
+    def _work(self) -> None:
+        """Serve one lane until the executor is closed."""
+        wanted: Sequence[_Call] = ()
         try:
-            self._engine.warm(self._grid_size, len(self._images))
-        except BaseException as error:
-            ready.set_exception(error)
-            self._engine.close()
-            return
-        ready.set_result(None)
-        try:
+            staging = self._engine.staging(self._batch_size, self._grid_size)
             while (decision := self._next()) is not None:
-                self._serve(decision)
+                for ticket in decision.expired:
+                    if ticket.payload.future.set_running_or_notify_cancel():
+                        ticket.payload.fail(DeadlineError("the deadline passed while the image waited in the queue"))
+                if decision.batch is None:
+                    continue
+                calls = (ticket.payload for ticket in decision.batch.tickets)
+                wanted = [call for call in calls if call.future.set_running_or_notify_cancel()]
+                if wanted:
+                    self._run(wanted, staging)
+                    wanted = ()
+                with self._changed:
+                    self._batcher.finished(decision.batch, time.monotonic())
         except BaseException:
-            log.critical("the executor's thread has died", exc_info=True)
+            log.critical("a thread of the executor has died", exc_info=True)
         finally:
-            self._end()
+            self._end_lane(wanted)
 
     def _next(self) -> Decision[_Call] | None:
         """Wait for something to do; None once closed and empty."""
@@ -211,56 +233,50 @@ class Executor:
                 now = time.monotonic()
                 decision = self._batcher.poll(now)
                 if decision.batch or decision.expired:
+                    self._changed.notify()  # another free lane may find its share of the rest
                     return decision
                 if self._closing and not len(self._batcher):
                     return None
                 self._changed.wait(None if decision.wake_at is None else decision.wake_at - now)
 
-    def _serve(self, decision: Decision[_Call]) -> None:
-        for ticket in decision.expired:
-            if ticket.payload.future.set_running_or_notify_cancel():
-                ticket.payload.fail(DeadlineError("the deadline passed while the image waited in the queue"))
-        if decision.batch is None:
-            return
-        calls = (ticket.payload for ticket in decision.batch.tickets)
-        self._in_flight = [call for call in calls if call.future.set_running_or_notify_cancel()]
-        if self._in_flight:
-            self._run(self._in_flight)
-            self._in_flight = ()
-        with self._changed:
-            self._batcher.finished(decision.batch, time.monotonic())
-
-    def _run(self, calls: Sequence[_Call]) -> None:
+    def _run(self, calls: Sequence[_Call], staging: NDArray[np.float32]) -> None:
         """Answer calls of one key together; where that fails, in smaller parts, to find the ones to blame."""
         started = time.monotonic()
         try:
-            arrays = self._forward(calls)
+            arrays = self._forward(calls, staging)
         except OutOfMemory:
-            self._counts = replace(self._counts, out_of_memory=self._counts.out_of_memory + 1)
-            log.warning("out of memory with a batch of %d", len(calls))
-            self._split(calls, (len(calls) + 1) // 2, EngineError("the device has no memory for one image"))
+            half = (len(calls) + 1) // 2
+            self._count(out_of_memory=1)
+            log.warning("out of memory with a batch of %d; from now on %d at most", len(calls), half)
+            with self._changed:
+                self._batcher.limit(_key(calls[0].item), half)
+            self._split(calls, half, EngineError("the device has no memory for one image"), staging)
+        except LimnerError as error:
+            self._count(failed=len(calls))
+            for call in calls:
+                call.fail(error)
         except Exception:
             log.exception("the forward pass of a batch of %d failed", len(calls))
-            self._split(calls, 1, EngineError("the model's forward pass failed on this image"))
+            self._split(calls, 1, EngineError("the model's forward pass failed on this image"), staging)
         else:
             self._deliver(calls, arrays, started, time.monotonic() - started)
 
-    def _split(self, calls: Sequence[_Call], size: int, error: EngineError) -> None:
+    def _split(self, calls: Sequence[_Call], size: int, error: EngineError, staging: NDArray[np.float32]) -> None:
         """Run the calls again, `size` at a time; a single one has had its chance and fails."""
         if len(calls) == 1:
-            self._counts = replace(self._counts, failed=self._counts.failed + 1)
+            self._count(failed=1)
             calls[0].fail(error)
             return
         for first in range(0, len(calls), size):
-            self._run(calls[first : first + size])
+            self._run(calls[first : first + size], staging)
 
-    def _forward(self, calls: Sequence[_Call]) -> Arrays:
+    def _forward(self, calls: Sequence[_Call], staging: NDArray[np.float32]) -> Arrays:
         n = len(calls)
-        for index, call in enumerate(calls):
-            self._images[index] = call.item.image
-            self._targets[index] = call.item.target
+        for row, call in zip(staging, calls, strict=False):
+            row[...] = call.item.image
+        targets = np.array([call.item.target for call in calls], np.int64)
         item = calls[0].item
-        arrays = self._engine.run(item.operation, item.layers, self._images[:n], self._targets[:n])
+        arrays = self._engine.run(item.operation, item.layers, staging[:n], targets)
         lengths = {name: len(array) for name, array in arrays.items() if len(array) != n}
         if lengths:
             raise EngineError(f"the engine answered {n} images with arrays of lengths {lengths}")
@@ -268,24 +284,39 @@ class Executor:
 
     def _deliver(self, calls: Sequence[_Call], arrays: Arrays, started: float, compute_s: float) -> None:
         n = len(calls)
-        self._counts = replace(self._counts, batches=self._counts.batches + 1, images=self._counts.images + n)
+        self._count(batches=1, images=n)
         for index, call in enumerate(calls):
             rows = {name: array[index, ...] for name, array in arrays.items()}
             call.future.set_result(Output(rows, started - call.submitted, compute_s, n))
 
-    def _end(self) -> None:
-        """Leave nothing unanswered, however the thread came to its end."""
+    def _count(self, **more: int) -> None:
+        with self._changed:
+            self._counts = replace(
+                self._counts, **{name: getattr(self._counts, name) + count for name, count in more.items()}
+            )
+
+    def _end_lane(self, unanswered: Sequence[_Call]) -> None:
+        """Leave nothing unanswered, however the thread came to its end; the last one frees the engine."""
         with self._changed:
             self._closing = True
             left = self._batcher.drain()
-        for call in self._in_flight:
+            self._open_lanes -= 1
+            last = not self._open_lanes
+            self._changed.notify_all()
+        for call in unanswered:
             if not call.future.done():
                 call.fail(UnavailableError("the model's executor stopped"))
         self._turn_away(left)
-        self._engine.close()
+        if last:
+            self._engine.close()
 
     @staticmethod
     def _turn_away(tickets: Sequence[Ticket[_Call]]) -> None:
         for ticket in tickets:
             if ticket.payload.future.set_running_or_notify_cancel():
                 ticket.payload.fail(UnavailableError("the model's executor is closing"))
+
+
+def _key(item: Item) -> tuple[Operation, tuple[str, ...]]:
+    """What items of one batch have in common."""
+    return item.operation, item.layers

@@ -1,7 +1,7 @@
 """The engine that runs the TorchScript artifact in this process, on the CPU or on a CUDA device.
 
-Predicting runs a frozen copy, with each batch normalisation folded into its convolution. Explaining needs what freezing
-removes, the artifact's other methods and its gradients, and runs the artifact as loaded.
+Predicting runs the fastest form of its forward pass (`cpu`, `cuda`). Explaining needs what those forms have lost, the
+artifact's other methods and its gradients, and runs the artifact as loaded.
 """
 
 import contextlib
@@ -13,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limner_server.executor.cpu import CpuForward
+from limner_server.executor.cuda import CudaForward
 from limner_server.executor.engine import Arrays, Operation, OutOfMemory
-from limner_server.networks.artifact import load, margins
+from limner_server.networks.artifact import eager, load, margins
+from limner_server.networks.card import ModelCard
 from limner_server.networks.resnet import LAYERS
 
 _ABLATION_CHUNK = 16
@@ -26,12 +29,14 @@ class TorchScriptEngine:
 
     Parameters
     ----------
-    path, digest
-        The artifact file and its sha256.
+    path, card
+        The artifact file and its card.
     device
         "cpu", "cuda" or "cuda:<index>".
     threads
-        Threads of one forward pass on the CPU, for the whole process; 0: as many as torch takes by itself.
+        Cores to use on the CPU; 0: as many as torch takes by itself.
+    precision
+        Of the forward pass on CUDA, see `CudaForward`. On the CPU it is float32.
 
     Raises
     ------
@@ -39,12 +44,29 @@ class TorchScriptEngine:
         The file is missing, or its digest is another one.
     """
 
-    def __init__(self, path: Path, digest: str, device: str = "cpu", threads: int = 0) -> None:
+    healthy = True
+
+    def __init__(
+        self, path: Path, card: ModelCard, device: str = "cpu", threads: int = 0, precision: str = "auto"
+    ) -> None:
         self._device = torch.device(device)
-        self._threads = threads
-        self._whole = load(path, digest, self._device).to(memory_format=torch.channels_last)
-        self._labels = int(self._whole.network.classifier.weight.shape[0])
-        self._forward = torch.jit.freeze(self._whole)
+        self._labels = len(card.labels)
+        self._whole = load(path, card.digest, self._device).to(memory_format=torch.channels_last)
+        self._forward: CpuForward | CudaForward
+        if self._device.type == "cuda":
+            self._forward = CudaForward(eager(self._whole, card), self._device, precision)
+        else:
+            self._forward = CpuForward(self._whole, threads)
+
+    @property
+    def lanes(self) -> int:
+        """On the CPU one for each core; on CUDA two, so that one copies while the other computes."""
+        return self._forward.lanes
+
+    @property
+    def spread(self) -> bool:
+        """On the CPU each lane has a core of its own; on CUDA they share the device."""
+        return self._forward.spread
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -62,17 +84,14 @@ class TorchScriptEngine:
         means = self._whole.channel_means()
         return {layer: mean.cpu().numpy() for layer, mean in zip(LAYERS, means, strict=True)}
 
-    def warm(self, grid_size: int, max_batch_size: int) -> None:
-        """Run batches of 1, 2, 4, ... `max_batch_size`, often enough for TorchScript to have optimised itself."""
-        if self._threads:
-            torch.set_num_threads(self._threads)  # here and not before: OpenMP keeps the number for each calling thread
-        size = 1
-        while size < 2 * max_batch_size:
-            images = torch.zeros(min(size, max_batch_size), grid_size, grid_size, device=self._device)
-            with torch.inference_mode():
-                for _ in range(2):
-                    self._forward(images)
-            size *= 2
+    def warm(self, grid_size: int, max_batch_size: int) -> int:
+        """Prepare the forward pass for every size of batch, see `Engine.warm`."""
+        return self._forward.warm(grid_size, max_batch_size)
+
+    def staging(self, images: int, grid_size: int) -> NDArray[np.float32]:
+        """Return memory for the images of a lane; on CUDA pinned, so that the device reads it beside computing."""
+        memory = torch.empty(images, grid_size, grid_size, pin_memory=self._device.type == "cuda")
+        return memory.numpy()
 
     def run(
         self,
@@ -90,14 +109,15 @@ class TorchScriptEngine:
         ArithmeticError
             A logit is not finite: one of the images has values beyond what float32 can standardise.
         """
+        batch = torch.from_numpy(images)
         with out_of_memory_named():
-            batch = torch.from_numpy(images).to(self._device)
             if operation is Operation.PREDICT:
-                found = self._predict(batch)
+                found = dict(zip(("logits", "probabilities", "embedding"), self._forward(batch), strict=True))
             else:
-                target = torch.from_numpy(targets).to(self._device)
                 explain = self._explain if operation is Operation.EXPLAIN else self._ablate
-                found = explain(batch, target, tuple(LAYERS.index(layer) for layer in layers))
+                numbers = tuple(LAYERS.index(layer) for layer in layers)
+                with self._forward.turn(len(images)):
+                    found = explain(batch.to(self._device), torch.from_numpy(targets).to(self._device), numbers)
             arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
         if not np.isfinite(arrays["logits"]).all():
             raise ArithmeticError("a logit is not finite")
@@ -108,11 +128,6 @@ class TorchScriptEngine:
         del self._whole, self._forward
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    @torch.inference_mode()
-    def _predict(self, images: Tensor) -> dict[str, Tensor]:
-        logits, probabilities, embedding = self._forward(images)
-        return {"logits": logits, "probabilities": probabilities, "embedding": embedding}
 
     def _explain(self, images: Tensor, targets: Tensor, layers: tuple[int, ...]) -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -130,9 +145,9 @@ class TorchScriptEngine:
 
     @torch.inference_mode()
     def _ablate(self, images: Tensor, targets: Tensor, layers: tuple[int, ...]) -> dict[str, Tensor]:
-        found = self._predict(images)
-        logits = found["logits"]
-        target = found["target"] = torch.where(targets < 0, logits.argmax(dim=1), targets)
+        logits, probabilities, embedding = self._whole(images)
+        target = torch.where(targets < 0, logits.argmax(dim=1), targets)
+        found = {"logits": logits, "probabilities": probabilities, "embedding": embedding, "target": target}
         maps = self._whole.maps(self._whole.normalise(images))
         for layer in layers:
             rows = [self._drops(layer, maps[layer][index], target[index]) for index in range(len(images))]

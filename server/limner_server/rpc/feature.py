@@ -14,7 +14,7 @@ from limner_server.explain.importance import ImportanceMethod, LayerExplanation,
 from limner_server.networks.resnet import LAYERS
 from limner_server.rpc.images import GridImage, ImageReader
 from limner_server.rpc.status import to_status
-from limner_server.rpc.streams import answer_in_order, expect, opening
+from limner_server.rpc.streams import answer_all, answer_in_order, expect, opening
 from limner_server.rpc.wire import Context, check_count, check_unique_ids, deadline, identity, prediction, timing
 from limner_server.serving import ModelPool, ServedModel
 
@@ -66,19 +66,13 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         model = await self._models.acquire(request.model.name, request.model.version)
         options = FeatureOptions(request.options, model)
         expires = deadline(context)
-        slots = asyncio.Semaphore(WINDOW)
 
         async def extract(image: common_pb2.Image) -> feature_pb2.ImageFeatures:
-            async with slots:
-                return await self._extract(model, options, image, expires)
+            return await self._extract(model, options, image, expires)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(extract(image)) for image in request.images]
+        results = await answer_all(request.images, extract, WINDOW)
         return feature_pb2.ExtractFeaturesResponse(
-            model=identity(model),
-            labels=model.card.labels,
-            method=options.method_number,
-            results=[task.result() for task in tasks],
+            model=identity(model), labels=model.card.labels, method=options.method_number, results=results
         )
 
     async def ExtractFeaturesStream(
@@ -96,8 +90,9 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         async def extract(request: feature_pb2.ExtractFeaturesStreamRequest) -> feature_pb2.ImageFeatures:
             return await self._extract(model, options, expect(request, "image").image, deadline(context))
 
-        async for result in answer_in_order(request_iterator, extract, WINDOW):
-            yield feature_pb2.ExtractFeaturesStreamResponse(result=result)
+        async for results in answer_in_order(request_iterator, extract, WINDOW):
+            for result in results:
+                yield feature_pb2.ExtractFeaturesStreamResponse(result=result)
 
     async def _extract(
         self, model: ServedModel, options: FeatureOptions, image: common_pb2.Image, expires: float | None
@@ -106,7 +101,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         try:
             grid_image = await self._images.read(image, model.grid)
             item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
-            output = await model.run(item, deadline=expires)
+            output = await model.statistics.image(model.run(item, deadline=expires))
             ablation: Output | None = None
             if options.method is ImportanceMethod.MEAN_ABLATION:
                 item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)

@@ -32,7 +32,7 @@ class GridImage:
     Attributes
     ----------
     values
-        `(size, size)` float32.
+        `(size, size)` uint8, uint16, int16 or float32; of a grid array a view of its message, finite or not.
     source
         The slice it was resampled from, for laying results over it; None where it came as a grid array.
     center
@@ -41,7 +41,7 @@ class GridImage:
         Seconds spent on decoding and resampling.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     source: Slice | None
     center: tuple[float, float] | None
     decode_s: float
@@ -63,6 +63,8 @@ class ImageReader:
         """
         check_text("id", image.id, MAX_ID, required=True)
         check_text("subject", image.subject, MAX_SUBJECT)
+        if image.WhichOneof("content") == "grid":
+            return _read_grid(image, grid)  # a view of the message: over before a thread would have begun
         return await asyncio.get_running_loop().run_in_executor(self._pool, _read, image, grid)
 
     def close(self) -> None:
@@ -98,23 +100,22 @@ def _read(image: common_pb2.Image, grid: Grid) -> GridImage:
             source = decode(image.dicom, image.frame)
         case "pixels":
             source = read_pixels(image.pixels)
-        case "grid":
-            if center is not None:
-                raise InvalidInputError("center", center, "none with a grid array, which is centred already")
-            return GridImage(_read_grid(image.grid, grid), None, None, time.perf_counter() - started)
         case _:
             raise InvalidInputError("content", "missing", "one of dicom, pixels, grid")
     values = grid.resample(source, center)
     return GridImage(values, source, center, time.perf_counter() - started)
 
 
-def _read_grid(message: common_pb2.GridArray, grid: Grid) -> NDArray[np.float32]:
+def _read_grid(image: common_pb2.Image, grid: Grid) -> GridImage:
+    started = time.perf_counter()
+    message = image.grid
+    if image.HasField("center"):
+        center = (image.center.row, image.center.column)
+        raise InvalidInputError("center", center, "none with a grid array, which is centred already")
     if message.size != grid.size:
         raise InvalidInputError("grid.size", message.size, f"{grid.size}, the edge of the model's grid")
-    values = _array("grid", message.data, message.data_type, message.size, message.size).astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
-        raise InvalidInputError("grid.data", "not finite", "finite values only")
-    return values
+    values = _array("grid", message.data, message.data_type, message.size, message.size)
+    return GridImage(values, None, None, time.perf_counter() - started)
 
 
 def _array(field: str, data: bytes, data_type: int, rows: int, columns: int) -> NDArray[np.generic]:

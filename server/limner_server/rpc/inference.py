@@ -1,6 +1,5 @@
 """InferenceService: images in, predictions out. One bad image fails alone."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from limner.imaging.errors import ImageError
@@ -10,7 +9,7 @@ from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.status import to_status
-from limner_server.rpc.streams import answer_in_order, expect, opening
+from limner_server.rpc.streams import answer_all, answer_in_order
 from limner_server.rpc.wire import (
     Context,
     SubjectRollUp,
@@ -27,15 +26,11 @@ MAX_IMAGES = 1024
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """Translates between the wire, the image path and the executor.
+    """Translates between the wire, the image path and the executor."""
 
-    `window` is the number of images of one call at work at a time: enough to fill batches, bounded for memory.
-    """
-
-    def __init__(self, models: ModelPool, images: ImageReader, window: int) -> None:
+    def __init__(self, models: ModelPool, images: ImageReader) -> None:
         self._models = models
         self._images = images
-        self._window = window
 
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         """Score the images of one request, in batches with everybody else's."""
@@ -44,19 +39,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         _check_priority(request.priority)
         model = await self._models.acquire(request.model.name, request.model.version)
         expires = deadline(context)
-        slots = asyncio.Semaphore(self._window)
 
         async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
-            async with slots:
-                return await self._score(model, image, request.priority, expires)
+            return await self._score(model, image, request.priority, expires)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(score(image)) for image in request.images]
-        except ExceptionGroup as failures:
-            # A full queue refuses the whole call, so that the caller's retry policy can send it again.
-            raise failures.exceptions[0] from None
-        results = [task.result() for task in tasks]
+        # A full queue refuses the whole call, so that the caller's retry policy can send it again.
+        results = await answer_all(request.images, score, model.executor.window)
         roll_up = SubjectRollUp(model.card)
         for result in results:
             _count(roll_up, result)
@@ -68,26 +56,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.PredictStreamResponse]:
         """Score a stream of images; a full queue refuses single images, with their ids."""
-        header = (await opening(request_iterator)).header
+        header = await _opening(request_iterator)
         _check_priority(header.priority)
         model = await self._models.acquire(header.model.name, header.model.version)
         start = inference_pb2.PredictStreamStart(model=identity(model), labels=model.card.labels)
         yield inference_pb2.PredictStreamResponse(start=start)
+        expires = deadline(context)
 
-        async def score(request: inference_pb2.PredictStreamRequest) -> inference_pb2.ImageResult:
-            image = expect(request, "image").image
+        async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
             try:
-                return await self._score(model, image, header.priority, deadline(context))
+                return await self._score(model, image, header.priority, expires)
             except QueueFullError as error:
                 return _failed(image, error)
 
         end = inference_pb2.PredictStreamEnd()
         roll_up = SubjectRollUp(model.card)
-        async for result in answer_in_order(request_iterator, score, self._window):
-            end.images += 1
-            end.failed += not result.HasField("prediction")
-            _count(roll_up, result)
-            yield inference_pb2.PredictStreamResponse(result=result)
+        async for results in answer_in_order(_images(request_iterator), score, model.executor.window):
+            for result in results:
+                end.images += 1
+                end.failed += not result.HasField("prediction")
+                _count(roll_up, result)
+            yield inference_pb2.PredictStreamResponse(results=results)
         end.subjects.extend(roll_up.results())
         yield inference_pb2.PredictStreamResponse(end=end)
 
@@ -97,7 +86,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
         try:
             grid_image = await self._images.read(image, model.grid)
-            output = await model.run(Item(grid_image.values), priority, expires)
+            output = await model.statistics.image(model.run(Item(grid_image.values), priority, expires))
         except QueueFullError:
             raise
         except (LimnerError, ImageError) as error:
@@ -109,6 +98,25 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             prediction=prediction(model.card, output.arrays["logits"], output.arrays["probabilities"]),
             timing=timing(output, grid_image.decode_s),
         )
+
+
+async def _opening(
+    requests: AsyncIterator[inference_pb2.PredictStreamRequest],
+) -> inference_pb2.PredictStreamHeader:
+    async for request in requests:
+        if request.HasField("header") and not request.images:
+            return request.header
+        raise InvalidInputError("header", "missing or with images beside it", "a header alone in the first message")
+    raise InvalidInputError("stream", "empty", "a header, then any number of images")
+
+
+async def _images(requests: AsyncIterator[inference_pb2.PredictStreamRequest]) -> AsyncIterator[common_pb2.Image]:
+    async for request in requests:
+        if request.HasField("header"):
+            raise InvalidInputError("header", "in a later message", "in the first message only")
+        check_count("images", len(request.images), MAX_IMAGES)
+        for image in request.images:
+            yield image
 
 
 def _failed(image: common_pb2.Image, error: LimnerError | ImageError) -> inference_pb2.ImageResult:

@@ -1,7 +1,8 @@
-"""A stream of requests answered in order while several are at work: the bounded window of every bidirectional RPC."""
+"""Many items answered while several are at work: the bounded window of every RPC that takes more than one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -28,32 +29,64 @@ def expect(request: Opened, item: str) -> Opened:
     return request
 
 
+async def answer_all(
+    requests: Iterable[Request], answer: Callable[[Request], Awaitable[Reply]], window: int
+) -> list[Reply]:
+    """Return the answer to each request, with at most `window` at work at a time; the first failure ends them all."""
+    slots = asyncio.Semaphore(window)
+
+    async def answer_one(request: Request) -> Reply:
+        async with slots:
+            return await answer(request)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer_one(request)) for request in requests]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
 async def answer_in_order(
     requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Reply]], window: int
-) -> AsyncIterator[Reply]:
-    """Yield the answer to each request in order of arrival, with at most `window` of them begun and not yet yielded.
+) -> AsyncIterator[list[Reply]]:
+    """Yield the answers in the order of the requests, with at most `window` of them begun and not yet yielded.
 
-    When the caller goes away the generator is closed, and every answer that is under way is cancelled.
+    Each list holds the next ones that are done, one or more. When the caller goes away the generator is closed, and
+    every answer that is under way is cancelled.
     """
     slots = asyncio.Semaphore(window)
-    begun: asyncio.Queue[asyncio.Future[Reply] | None] = asyncio.Queue()
+    begun: deque[asyncio.Future[Reply]] = deque()
+    changed = asyncio.Event()
+    ended = False
 
     async def read() -> None:
+        nonlocal ended
         try:
             async for request in requests:
                 await slots.acquire()
-                begun.put_nowait(asyncio.ensure_future(answer(request)))
+                begun.append(asyncio.ensure_future(answer(request)))
+                changed.set()
         finally:
-            begun.put_nowait(None)
+            ended = True
+            changed.set()
 
     reader = asyncio.create_task(read())
     try:
-        while (task := await begun.get()) is not None:
-            yield await task
-            slots.release()
+        while begun or not ended:
+            if not begun:
+                changed.clear()
+                await changed.wait()
+                continue
+            await begun[0]
+            replies = []
+            while begun and begun[0].done():
+                replies.append(begun.popleft().result())
+            yield replies
+            for _ in replies:
+                slots.release()
         await reader  # raises what ended the reading, if anything did
     finally:
         reader.cancel()
-        while not begun.empty():
-            if (task := begun.get_nowait()) is not None:
-                task.cancel()
+        for task in begun:
+            task.cancel()

@@ -24,12 +24,16 @@ class NumpyEngine:
         A batch that holds an image of this sum fails.
     memory
         Images that fit on the device.
+    crash
+        Raised by every batch.
     """
 
     layers = ("stem", "layer1")
     labels = 2
+    healthy = True
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1, spread: bool = False) -> None:
+        self.lanes, self.spread = lanes, spread
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
@@ -40,8 +44,12 @@ class NumpyEngine:
         self.warmed: tuple[int, int] | None = None
         self.closed = False
 
-    def warm(self, grid_size: int, max_batch_size: int) -> None:
+    def warm(self, grid_size: int, max_batch_size: int) -> int:
         self.warmed = (grid_size, max_batch_size)
+        return max_batch_size
+
+    def staging(self, images: int, grid_size: int) -> NDArray[np.float32]:
+        return np.empty((images, grid_size, grid_size), np.float32)
 
     def run(
         self,

@@ -19,15 +19,20 @@ class World(RuleBasedStateMachine):
         max_batch_size=st.integers(1, 5),
         max_queue_delay_s=st.sampled_from([0.0, 0.005, 0.5]),
         max_queue_images=st.integers(1, 12),
+        lanes=st.integers(1, 3),
+        spread=st.booleans(),
     )
-    def begin(self, max_batch_size: int, max_queue_delay_s: float, max_queue_images: int) -> None:
-        self.max_batch_size, self.delay, self.limit = max_batch_size, max_queue_delay_s, max_queue_images
-        self.batcher: Batcher[int] = Batcher(max_batch_size, max_queue_delay_s, max_queue_images)
+    def begin(
+        self, max_batch_size: int, max_queue_delay_s: float, max_queue_images: int, lanes: int, spread: bool
+    ) -> None:
+        self.delay, self.limit, self.lanes, self.spread = max_queue_delay_s, max_queue_images, lanes, spread
+        self.batch_limits = dict.fromkeys("ab", max_batch_size)
+        self.batcher: Batcher[int] = Batcher(max_batch_size, max_queue_delay_s, max_queue_images, lanes, spread)
         self.now = 100.0
         self.waiting: list[Ticket[int]] = []
         self.admitted = 0
         self.answers: Counter[int] = Counter()
-        self.running: Batch[int] | None = None
+        self.running: list[Batch[int]] = []
         self.last_end = -math.inf
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.004, 0.3, 1.0, 7.0]))
@@ -58,7 +63,12 @@ class World(RuleBasedStateMachine):
         assert not self.batcher.cancel(ticket)
         self.leave(ticket)
 
-    @precondition(lambda self: self.running is None)
+    @rule(key=st.sampled_from("ab"), size=st.integers(1, 5))
+    def memory_runs_out(self, key: str, size: int) -> None:
+        self.batcher.limit(key, size)
+        self.batch_limits[key] = min(size, self.batch_limits[key])
+
+    @precondition(lambda self: len(self.running) < self.lanes)
     @rule()
     def poll(self) -> None:
         decision = self.batcher.poll(self.now)
@@ -68,28 +78,32 @@ class World(RuleBasedStateMachine):
             self.leave(ticket)
         if decision.batch is not None:
             self.check_batch(decision.batch)
-            self.running = decision.batch
+            self.running.append(decision.batch)
             for ticket in decision.batch.tickets:
                 self.leave(ticket)
         elif self.waiting:
             assert decision.wake_at is not None
             assert self.now < decision.wake_at <= self.last_end + self.delay  # 7
             lead = min(self.waiting, key=rank)
-            assert [ticket.key for ticket in self.waiting].count(lead.key) < self.max_batch_size
+            assert [ticket.key for ticket in self.waiting].count(lead.key) < self.batch_limits[lead.key]
         else:
             assert decision.wake_at is None
 
-    @precondition(lambda self: self.running is not None)
-    @rule()
-    def finish(self) -> None:
-        assert self.running is not None
-        assert not any(self.batcher.cancel(ticket) for ticket in self.running.tickets)
-        self.batcher.finished(self.running, self.now)
-        self.running, self.last_end = None, self.now
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(self.running)))
+
+    def end(self, batch: Batch[int]) -> None:
+        assert not any(self.batcher.cancel(ticket) for ticket in batch.tickets)
+        self.batcher.finished(batch, self.now)
+        self.running.remove(batch)
+        self.last_end = self.now
 
     def check_batch(self, batch: Batch[int]) -> None:
         mates = [ticket for ticket in self.waiting if ticket.key == batch.key]
-        assert len(batch.tickets) == min(len(mates), self.max_batch_size)  # 3
+        share = math.ceil(len(mates) / (self.lanes - len(self.running))) if self.spread else len(mates)  # 8
+        assert len(batch.tickets) == min(share, self.batch_limits[batch.key])  # 3
         assert {ticket.key for ticket in batch.tickets} == {batch.key}
         assert all(ticket.deadline > self.now for ticket in batch.tickets)  # 6
         assert rank(batch.tickets[0]) == min(map(rank, self.waiting))  # 5
@@ -105,11 +119,11 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "batcher"):
             return
         for _ in range(3 * self.limit + 3):
-            if self.running is not None:
-                self.finish()
+            for batch in list(self.running):
+                self.end(batch)
             self.now += self.delay
             self.poll()
-        assert self.running is None
+        assert not self.running
         assert self.answers == Counter(range(self.admitted))  # 1
 
 

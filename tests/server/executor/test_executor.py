@@ -118,6 +118,64 @@ def test_out_of_memory_halves_the_batch(executor: Executor, engine: NumpyEngine)
     assert [logit(future) for future in futures] == [1, 2, 3]
     assert engine.batches == [[0], [1, 2, 3], [1, 2], [1], [2], [3]]
     assert executor.counts.out_of_memory == 2
+    engine.memory = 1000
+    keep_busy(executor, engine)
+    futures = [executor.submit(item(value)) for value in (1, 2)]
+    engine.gate.set()
+    assert [logit(future) for future in futures] == [1, 2]
+    assert engine.batches[-2:] == [[1], [2]], "what did not fit is not tried again"
+
+
+def test_two_lanes_run_side_by_side_and_share_what_waits():
+    engine = NumpyEngine(lanes=2, spread=True)
+    executor = Executor(engine, SIZE, max_batch_size=4, max_queue_delay_s=0.0, max_queue_images=8)
+    engine.gate.clear()
+    futures = [executor.submit(item(value)) for value in (1, 2)]
+    for _ in futures:
+        assert engine.entered.acquire(timeout=PATIENCE_S), "both lanes are in the engine at a time"
+    assert sorted(engine.batches) == [[1], [2]]
+    futures += [executor.submit(item(value)) for value in (3, 4, 5)]
+    assert executor.waiting == 3
+    engine.gate.set()
+    assert [logit(future) for future in futures] == [1, 2, 3, 4, 5]
+    executor.close()
+    assert engine.closed
+
+
+def test_lane_that_dies_closes_the_executor_when_the_others_are_done():
+    engine = NumpyEngine(lanes=2, spread=True)
+    executor = Executor(engine, SIZE, max_batch_size=4, max_queue_delay_s=0.0, max_queue_images=8)
+    engine.crash = SystemExit()
+    with pytest.raises(UnavailableError):
+        executor.submit(item(1)).result(PATIENCE_S)
+    executor.close()
+    assert not executor.healthy
+    assert engine.closed
+
+
+def test_error_of_the_family_is_passed_on_without_looking_for_one_to_blame(executor: Executor, engine: NumpyEngine):
+    keep_busy(executor, engine)
+    engine.crash = UnavailableError("the server behind is down")
+    futures = [executor.submit(item(value)) for value in (1, 2, 3)]
+    engine.gate.set()
+    for future in futures:
+        with pytest.raises(UnavailableError, match="behind is down"):
+            future.result(PATIENCE_S)
+    assert engine.batches == [[0], [1, 2, 3]]
+    engine.crash = None
+    assert logit(executor.submit(item(4))) == 4
+
+
+def test_health_is_the_engines(executor: Executor, engine: NumpyEngine):
+    engine.healthy = False
+    assert not executor.healthy
+    engine.healthy = True
+    assert executor.healthy
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_integers_are_taken_as_they_come(executor: Executor, dtype: str):
+    assert logit(executor.submit(Item(np.full((SIZE, SIZE), 7, dtype)))) == 7 * SIZE**2
 
 
 def test_out_of_memory_for_a_single_image_fails_it(executor: Executor, engine: NumpyEngine):
@@ -234,7 +292,7 @@ def test_thread_that_dies_answers_everything_and_says_so(executor: Executor, eng
 
 
 def test_engine_that_cannot_be_warmed_is_refused_and_closed(engine: NumpyEngine):
-    def broken(grid_size: int, max_batch_size: int) -> None:
+    def broken(grid_size: int, max_batch_size: int) -> int:
         raise RuntimeError("no such kernel")
 
     engine.warm = broken  # type: ignore[method-assign]

@@ -30,7 +30,9 @@ def test_answers_keep_the_order_and_the_window(waits: list[int], window: int) ->
         return index
 
     async def tell() -> list[int]:
-        return [reply async for reply in answer_in_order(stream(*range(len(waits))), answer, window)]
+        groups = [replies async for replies in answer_in_order(stream(*range(len(waits))), answer, window)]
+        assert all(groups)
+        return [reply for replies in groups for reply in replies]
 
     assert asyncio.run(tell()) == list(range(len(waits)))
     assert most <= window
@@ -49,7 +51,7 @@ def test_when_the_caller_goes_away_what_is_under_way_is_cancelled() -> None:
 
     async def tell() -> None:
         replies = answer_in_order(stream(0, 1, 2, 3), answer, window=3)
-        assert await anext(replies) == 0
+        assert await anext(replies) == [0]
         await asyncio.sleep(0.01)
         await replies.aclose()
         await asyncio.sleep(0.01)
@@ -66,8 +68,8 @@ def test_an_error_of_the_reading_reaches_the_caller() -> None:
     async def answer(index: int) -> int:
         return index
 
-    async def tell() -> list[int]:
-        return [reply async for reply in answer_in_order(broken(), answer, window=2)]
+    async def tell() -> list[list[int]]:
+        return [replies async for replies in answer_in_order(broken(), answer, window=2)]
 
     with pytest.raises(InvalidInputError, match="item"):
         asyncio.run(tell())

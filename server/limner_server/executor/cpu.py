@@ -1,0 +1,134 @@
+"""The forward pass on the CPU, in the fastest exact form that this machine has: found by trying when it is warmed.
+
+Two forms compete for every batch size, the frozen artifact in channels-last order and the same fused by oneDNN Graph,
+which keeps its weights in the processor's own layout but is tied to one shape and one number of threads, and whose
+ReLU makes 0 of NaN: images must be such that none arises. What else was tried, and all figures: docs/performance.md.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+_LONGEST_BATCH_S = 0.15
+"""Batches grow until one takes so long: nothing is gained by then, and what arrives meanwhile has to wait."""
+
+_WARM_RUNS = 3
+_TIMED_RUNS = 3
+_TOLERANCE = 1e-4
+
+_fusion = threading.Lock()
+
+
+class CpuForward:
+    """Runs batches side by side, one core each: no core waits for another. A lone image gets all of them.
+
+    Parameters
+    ----------
+    artifact
+        The loaded artifact, in channels-last order.
+    threads
+        Cores to use; 0: as many as torch takes by itself.
+    """
+
+    spread = True
+
+    def __init__(self, artifact: torch.jit.ScriptModule, threads: int = 0) -> None:
+        self._artifact = artifact
+        self._frozen = torch.jit.freeze(artifact)
+        self.lanes = threads or torch.get_num_threads()
+        self._by_size: dict[int, Forward] = {1: self._frozen}
+        self._lone: Forward = self._frozen
+        self._under_way = 0
+        self._changed = threading.Lock()
+
+    def warm(self, grid_size: int, max_batch_size: int) -> int:
+        """Find the fastest form for batches of 1, 2, 4, ... images; return the largest size worth forming."""
+        images = torch.rand(max_batch_size, grid_size, grid_size, generator=torch.Generator().manual_seed(0))
+        with use_threads(self.lanes):
+            self._lone, _ = self._fastest(images[:1])
+        size = 1
+        with use_threads(1):
+            while True:
+                self._by_size[size], seconds = self._fastest(images[:size])
+                if size == max_batch_size or seconds >= _LONGEST_BATCH_S:
+                    return size
+                size = min(2 * size, max_batch_size)
+
+    @contextmanager
+    def turn(self, images: int) -> Iterator[bool]:
+        """Take a lane for a batch of so many images; says whether it is a lone image, which gets all cores."""
+        with self._changed:
+            self._under_way += 1
+            alone = images == 1 and self._under_way == 1
+        try:
+            with use_threads(self.lanes if alone else 1):
+                yield alone
+        finally:
+            with self._changed:
+                self._under_way -= 1
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits, probabilities and embedding of images `(n, s, s)`; any n, best one that was warmed."""
+        with self.turn(len(images)) as alone:
+            if alone:
+                return self._lone(images)
+            found = []
+            while len(images):
+                size = max(size for size in self._by_size if size <= len(images))
+                found.append(self._by_size[size](images[:size]))
+                images = images[size:]
+            return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))
+
+    @torch.inference_mode()
+    def _fastest(self, images: Tensor) -> tuple[Forward, float]:
+        """The form that is fastest for batches of this size, and its time in seconds."""
+        expected = _warm(self._frozen, images)
+        seconds = _seconds(self._frozen, images)
+        fused = torch.jit.freeze(self._artifact)
+        with _fusion:
+            torch.jit.enable_onednn_fusion(True)
+            try:
+                found = _warm(fused, images)
+            finally:
+                torch.jit.enable_onednn_fusion(False)
+        exact = torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
+        if exact and (faster := _seconds(fused, images)) < seconds:
+            return fused, faster
+        return self._frozen, seconds
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Let what this thread computes meanwhile run on so many cores. OpenMP keeps the number for each calling thread."""
+    before = torch.get_num_threads()
+    if count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count != before:
+            torch.set_num_threads(before)
+
+
+def _warm(form: Forward, images: Tensor) -> Tensor:
+    """Logits, by a form that has now seen its shape often enough for TorchScript to have optimised it."""
+    for _ in range(_WARM_RUNS):
+        logits, _, _ = form(images)
+    return logits
+
+
+def _seconds(form: Forward, images: Tensor) -> float:
+    """Time of the fastest of a few runs."""
+    times = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        form(images)
+        times.append(time.perf_counter() - started)
+    return min(times)
