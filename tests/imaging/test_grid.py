@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -65,6 +65,8 @@ def test_a_ramp_in_mm_keeps_its_places_whatever_the_spacing(row_mm: float, colum
     fov=st.floats(40, 200),
     seed=st.integers(0, 9),
 )
+@example(edge=120, spacing=1.0, place=0.5, fov=40.0, seed=0).via("a grid inside the slice")
+@example(edge=40, spacing=1.0, place=0.5, fov=80.0, seed=0).via("a grid over its edges")
 def test_pixels_are_those_of_the_filter_s_definition(
     edge: int, spacing: float, place: float, fov: float, seed: int
 ) -> None:
