@@ -1,6 +1,7 @@
 # Every target sets itself up; `make help` lists them.
 PYTHON ?= python3
 OUT ?= demo
+BENCH ?= all
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -30,8 +31,9 @@ check: $(READY) ## lint, format, types, and whether the stubs are those of the p
 	$(BIN)/mypy examples benchmarks tools
 	$(BIN)/python -m pytest --quiet tests/repository/test_stubs.py
 
-bench: $(READY) ## run every benchmark; each prints its result as one line of JSON
-	$(BIN)/python -m benchmarks all --json
+bench: $(READY) ## run every benchmark, or BENCH=NAME, and write the results into docs/performance.md
+	$(BIN)/python -m benchmarks $(BENCH) --json --record
+	$(BIN)/python -m benchmarks.report
 
 stubs: $(READY) ## generate client_sdk/limner/v1 from protos/
 	$(BIN)/python tools/stubs.py

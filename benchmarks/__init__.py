@@ -1,4 +1,5 @@
 """How fast Limner is, each figure against a reference measured beside it: `python -m benchmarks`.
 
-Every benchmark is a module with `NAME`, `SUMMARY` and `run() -> Result`; `__main__` lists, runs and prints them.
+Every benchmark is a module or an object with `NAME`, `SUMMARY` and `run(pairs) -> Result`; `__main__` lists, runs,
+prints and records them, and `report` makes the page of results.
 """

@@ -7,27 +7,35 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import latency, stream
-from benchmarks.harness import Result
+from benchmarks import latency, report, stream, triton
+from benchmarks.harness import PAIRS, Result
 
 
 class Benchmark(Protocol):
-    """A module that measures one thing."""
+    """A module or an object that measures one thing."""
 
-    NAME: str
-    SUMMARY: str
+    @property
+    def NAME(self) -> str:  # noqa: N802
+        """Of the benchmark, as the command line and the page of results have it."""
 
-    def run(self) -> Result:
-        """Measure it."""
+    @property
+    def SUMMARY(self) -> str:  # noqa: N802
+        """What is measured against what."""
+
+    def run(self, pairs: int = PAIRS) -> Result:
+        """Measure it in so many pairs of runs, 1 or more."""
         ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {module.NAME: module for module in (latency, stream)}
+_ALL: tuple[Benchmark, ...] = (triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, latency)
+BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 
 
 def main(
     name: Annotated[str, typer.Argument(help="Which benchmark, or `all`; none: list them.")] = "",
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs; few are good for a quick look only.")] = PAIRS,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the last line of each run.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the results for docs/performance.md.")] = False,
 ) -> None:
     """Measure Limner against a reference, in turns on this machine."""
     console = Console()
@@ -38,7 +46,9 @@ def main(
     if name != "all" and name not in BENCHMARKS:
         raise typer.BadParameter(f"{name!r} is none of: all, {', '.join(BENCHMARKS)}")
     for benchmark in BENCHMARKS.values() if name == "all" else [BENCHMARKS[name]]:
-        result = benchmark.run()
+        result = benchmark.run(pairs)
+        if record:
+            report.record(result)
         if as_json:
             print(json.dumps(result.to_dict()), flush=True)
         else:
@@ -47,12 +57,12 @@ def main(
 
 def table(result: Result) -> Table:
     """One benchmark's result, for a person."""
-    shown = Table(title=f"{result.name}: {result.unit}", title_justify="left", show_header=False)
-    bound = "at most" if result.at_most else "at least"
-    shown.add_row("ratio", f"{result.ratio:.3f} ({min(result.pairs):.3f} to {max(result.pairs):.3f})")
-    shown.add_row("bar", f"{bound} {result.bar:g}: {'met' if result.met else 'missed'}")
-    for name, value in result.figures.items():
-        shown.add_row(name.replace("_", " "), f"{value:.4g}")
+    shown = Table(title=result.name, title_justify="left", show_header=False)
+    for ratio in (result, *result.also):
+        spread = f"{ratio.ratio:.3f} ({min(ratio.pairs):.3f} to {max(ratio.pairs):.3f})"
+        shown.add_row(ratio.unit, f"{spread}, {ratio.bound}: {'met' if ratio.met else 'missed'}")
+    for name, value in report.figure_texts(result):
+        shown.add_row(name, value)
     return shown
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.harness import Result, interleaved
+from benchmarks.harness import PAIRS, Result, interleaved
 from benchmarks.models import fastest_bare, publish_untrained, random_slices
 from limner_server.executor.engine import Item
 from limner_server.executor.executor import Executor
@@ -23,7 +23,7 @@ _BAR = 1.15
 _CALLS = 30
 
 
-def run() -> Result:
+def run(pairs: int = PAIRS) -> Result:
     """Measure in pairs of p50 over calls that follow one another."""
     settings = Settings.model_construct()
     with TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def run() -> Result:
         [output.numpy() for output in bare.forward(torch.from_numpy(image[None]))]
 
     with contextlib.closing(executor):
-        found = interleaved(lambda: _p50(through_executor), lambda: _p50(directly))
+        found = interleaved(lambda: _p50(through_executor), lambda: _p50(directly), pairs)
     figures = {
         "ours_ms": 1e3 * statistics.median(found.ours),
         "reference_ms": 1e3 * statistics.median(found.reference),

@@ -48,6 +48,12 @@ class LiveServer:
         assert found, self.log()
         self.address = found[1]
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> int:
         """Stop as Kubernetes would, by SIGTERM, and return the exit status."""
         assert self._process is not None

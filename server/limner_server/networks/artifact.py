@@ -134,7 +134,7 @@ def margins(logits: Tensor, target: Tensor) -> Tensor:
     return logits.gather(1, index).squeeze(1) - torch.logsumexp(others, dim=1)
 
 
-def export(artifact: Artifact, path: Path) -> str:
+def export(artifact: nn.Module, path: Path) -> str:
     """Write the artifact as TorchScript in one step, and return the sha256 of the file, 64 hexadecimal digits.
 
     Raises
