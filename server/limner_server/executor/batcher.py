@@ -179,6 +179,11 @@ class Batcher(Generic[T]):
         self._remove(ticket)
         return True
 
+    def due(self, now: float) -> bool:
+        """Whether a free lane that polled at `now` would be given a batch, were there a free lane."""
+        lead = self._lead()
+        return lead is not None and not self._gathers(lead.key, now)
+
     def limit(self, key: Hashable, size: int) -> None:
         """Let no further batch of this key hold more than `size` tickets: the device has no memory for more."""
         self._limits[key] = min(size, self._limit_of(key))
@@ -186,10 +191,10 @@ class Batcher(Generic[T]):
     def poll(self, now: float) -> Decision[T]:
         """Say what a free lane should do at `now`."""
         expired = self._expire(now)
-        lead = min((next(iter(line.values())) for line in self._lines.values()), key=_rank, default=None)
+        lead = self._lead()
         if lead is None:
             return Decision(None, expired, None)
-        if now < self._gather_until and self._expects_more(lead.key):
+        if self._gathers(lead.key, now):
             return Decision(None, expired, self._gather_until)
         batch = Batch(lead.key, self._take(lead.key), now)
         self._free_lanes -= 1
@@ -217,8 +222,14 @@ class Batcher(Generic[T]):
     def _all(self) -> Iterator[Ticket[T]]:
         return (ticket for line in self._lines.values() for ticket in line.values())
 
-    def _expects_more(self, key: Hashable) -> bool:
-        return key == self._last_key and self._waiting_for(key) < min(self._demand, self._limit_of(key))
+    def _lead(self) -> Ticket[T] | None:
+        return min((next(iter(line.values())) for line in self._lines.values()), key=_rank, default=None)
+
+    def _gathers(self, key: Hashable, now: float) -> bool:
+        """Whether a batch of this key is worth waiting for: those who were answered last are likely to ask again."""
+        if now >= self._gather_until or key != self._last_key:
+            return False
+        return self._waiting_for(key) < min(self._demand, self._limit_of(key))
 
     def _limit_of(self, key: Hashable) -> int:
         return self._limits.get(key, self._max_batch_size)
