@@ -29,7 +29,7 @@ def run(pairs: int = PAIRS) -> Result:
     with TemporaryDirectory() as folder:
         model = publish_untrained(Path(folder), NAME)
         bare = fastest_bare(model, batch_sizes=(1,))
-        engine = TorchScriptEngine(model.path, model.card, threads=bare.threads)
+        engine = TorchScriptEngine(model.path, model.card)
     size = model.grid.size
     image = random_slices(1, size)[0]
     executor = Executor(

@@ -82,13 +82,12 @@ class Bare:
     @torch.inference_mode()
     def loop(self, images: Tensor) -> None:
         """Run all images, batch by batch, and bring the outputs where numpy has them."""
-        torch.set_num_threads(self.threads)
         for first in range(0, len(images), self.batch_size):
             [output.numpy() for output in self.forward(images[first : first + self.batch_size])]
 
 
 def fastest_bare(model: Published, batch_sizes: tuple[int, ...] = (1, 4, 16)) -> Bare:
-    """Find the fastest way to run an artifact on this machine in one loop, out of every form that torch offers.
+    """Find the fastest way to run an artifact on this machine in one loop, and leave torch at its number of threads.
 
     More threads are not always faster: where other programs keep the cores busy, they wait for each other and lose
     several times what they gain. A reference that suffers from that would flatter whatever is held against it.
@@ -101,7 +100,9 @@ def fastest_bare(model: Published, batch_sizes: tuple[int, ...] = (1, 4, 16)) ->
             for name, form in _forms(model):
                 seconds = _seconds(form, images[:size], fused=name == "fused")
                 found.append((seconds / size, Bare(form, name, threads, size)))
-    return min(found, key=lambda each: each[0])[1]
+    best = min(found, key=lambda each: each[0])[1]
+    torch.set_num_threads(best.threads)
+    return best
 
 
 def _forms(model: Published) -> list[tuple[str, Forward]]:

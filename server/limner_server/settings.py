@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     ] = "auto"
     max_batch_size: Annotated[int, Field(ge=1, le=4096, description="Images in one forward pass, at most.")] = 16
     max_queue_delay_ms: Annotated[
-        float, Field(ge=0, le=10_000, description="Longest wait for a batch to fill while the engine is busy, in ms.")
-    ] = 5.0
+        float, Field(ge=0, le=10_000, description="Longest wait for a batch to fill, in ms; never for a lone caller.")
+    ] = 20.0
     max_queue_images: Annotated[
         int, Field(ge=1, description="Images that may wait for one model in one worker before it refuses.")
     ] = 1024

@@ -31,6 +31,9 @@ MAX_PRIORITY = 10
 HEAD_START_S = 1.0
 """Each step of priority counts as having arrived so many seconds earlier."""
 
+GATHER_SHARE = 0.25
+"""Longest wait for a batch to fill, as a share of the time that the last one took."""
+
 _UNMEASURED_RETRY_S = 1.0
 _SMOOTHING = 0.2
 
@@ -101,9 +104,10 @@ class Decision(Generic[T]):
 class Batcher(Generic[T]):
     """A bounded queue that forms batches: at once when a lane is idle, gathering while all are busy.
 
-    After a batch, those who got their answers are likely to ask again: the next batch waits, `max_queue_delay_s` at
-    most, until as many tickets are there as took part or were waiting when the last one ended. So a lone caller is
-    never kept waiting, and n callers in a loop end up in batches of n. A wrong guess costs a single wait.
+    After a batch, those who got their answers are likely to ask again: the next batch waits until as many tickets are
+    there as took part or were waiting when the last one ended, `max_queue_delay_s` at most and no longer than a quarter
+    of what that one took, which is less than a fuller batch saves. So a lone caller is never kept waiting, and n
+    callers in a loop end up in batches of n. A wrong guess costs a single wait.
 
     Times given to the methods must not run backwards. `poll` is for a lane that is free; the batch that it gives takes
     the lane until `finished`.
@@ -210,7 +214,7 @@ class Batcher(Generic[T]):
         self._demand = images + self._waiting_for(batch.key)
         self._free_lanes += 1
         if now >= self._gather_until:  # a lane that gathers already is not kept waiting longer by another one's end
-            self._gather_until = now + self._max_queue_delay_s
+            self._gather_until = now + min(self._max_queue_delay_s, GATHER_SHARE * (now - batch.started))
 
     def drain(self) -> tuple[Ticket[T], ...]:
         """Take out everything that waits, in order of rank."""

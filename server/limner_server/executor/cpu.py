@@ -7,11 +7,13 @@ ReLU makes 0 of NaN: images must be such that none arises. What else was tried, 
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from limner_server.executor.engine import bucket_sizes
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -42,8 +44,9 @@ class CpuForward:
         self._artifact = artifact
         self._frozen = torch.jit.freeze(artifact)
         self.lanes = threads or torch.get_num_threads()
-        self._by_size: dict[int, Forward] = {1: self._frozen}
         self._lone: Forward = self._frozen
+        self._by_size: dict[int, Forward] = {}
+        self._plans: list[list[int]] = []
         self._under_way = 0
         self._changed = threading.Lock()
 
@@ -52,13 +55,14 @@ class CpuForward:
         images = torch.rand(max_batch_size, grid_size, grid_size, generator=torch.Generator().manual_seed(0))
         with use_threads(self.lanes):
             self._lone, _ = self._fastest(images[:1])
-        size = 1
+        seconds: dict[int, float] = {}
         with use_threads(1):
-            while True:
-                self._by_size[size], seconds = self._fastest(images[:size])
-                if size == max_batch_size or seconds >= _LONGEST_BATCH_S:
-                    return size
-                size = min(2 * size, max_batch_size)
+            for size in bucket_sizes(max_batch_size):
+                self._by_size[size], seconds[size] = self._fastest(images[:size])
+                if seconds[size] >= _LONGEST_BATCH_S:
+                    break
+        self._plans = fastest_plans(seconds)
+        return max(seconds)
 
     @contextmanager
     def turn(self, images: int) -> Iterator[bool]:
@@ -75,16 +79,20 @@ class CpuForward:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits, probabilities and embedding of images `(n, s, s)`; any n, best one that was warmed."""
-        with self.turn(len(images)) as alone:
+        """Logits, probabilities and embedding of images `(n, s, s)`, of any n, once warmed."""
+        n = len(images)
+        with self.turn(n) as alone:
             if alone:
                 return self._lone(images)
             found = []
             while len(images):
-                size = max(size for size in self._by_size if size <= len(images))
-                found.append(self._by_size[size](images[:size]))
+                size = self._plans[min(len(images), len(self._plans) - 1)][0]
+                part = images[:size]
+                if len(part) < size:
+                    part = torch.cat([part, part.new_zeros(size - len(part), *part.shape[1:])])
+                found.append(self._by_size[size](part))
                 images = images[size:]
-            return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))
+            return tuple(torch.cat(parts)[:n] for parts in zip(*found, strict=True))
 
     @torch.inference_mode()
     def _fastest(self, images: Tensor) -> tuple[Forward, float]:
@@ -102,6 +110,21 @@ class CpuForward:
         if exact and (faster := _seconds(fused, images)) < seconds:
             return fused, faster
         return self._frozen, seconds
+
+
+def fastest_plans(seconds: Mapping[int, float]) -> list[list[int]]:
+    """For 0, 1, 2, ... images the sizes of the batches that answer them soonest, the last of them perhaps not full.
+
+    Parameters
+    ----------
+    seconds
+        Time of a batch of each size; the largest size is the last number that is planned for.
+    """
+    plans: list[list[int]] = [[]]
+    for n in range(1, max(seconds) + 1):
+        candidates = [[size, *plans[max(0, n - size)]] for size in seconds]
+        plans.append(min(candidates, key=lambda plan: sum(seconds[size] for size in plan)))
+    return [sorted(plan, reverse=True) for plan in plans]
 
 
 @contextmanager

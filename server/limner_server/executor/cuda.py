@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from limner_server.executor.engine import bucket_sizes
 from limner_server.networks.artifact import Artifact
 from limner_server.networks.resnet import Network
 
@@ -176,11 +177,6 @@ def fold_batch_norms(network: Network) -> Network:
                 setattr(module, name, fuse_conv_bn_eval(layer, norm))
                 setattr(module, norm_name, nn.Identity())
     return folded
-
-
-def bucket_sizes(largest: int) -> list[int]:
-    """Powers of two below `largest`, and `largest`."""
-    return [*(2**power for power in range((largest - 1).bit_length())), largest]
 
 
 def _copy(found: Outputs, places: Outputs) -> None:

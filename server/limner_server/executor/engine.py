@@ -155,3 +155,8 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the device. Nothing is called afterwards."""
         ...
+
+
+def bucket_sizes(largest: int) -> list[int]:
+    """Powers of two below `largest`, and `largest`."""
+    return [*(2**power for power in range((largest - 1).bit_length())), largest]

@@ -71,11 +71,14 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) < self.lanes)
     @rule()
     def poll(self) -> None:
+        due = self.batcher.due(self.now)
         decision = self.batcher.poll(self.now)
         late = [ticket for ticket in self.waiting if ticket.deadline <= self.now]
         assert sorted(t.sequence for t in decision.expired) == [t.sequence for t in late]
         for ticket in late:
             self.leave(ticket)
+        if not late:
+            assert due == (decision.batch is not None)
         if decision.batch is not None:
             self.check_batch(decision.batch)
             self.running.append(decision.batch)
