@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import latency, report, stream, triton
+from benchmarks import identity, latency, memory, report, stream, triton
 from benchmarks.harness import PAIRS, Result
 
 
@@ -27,7 +27,10 @@ class Benchmark(Protocol):
         ...
 
 
-_ALL: tuple[Benchmark, ...] = (triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, latency)
+_ALL: tuple[Benchmark, ...] = (
+    *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
+    *(latency, memory),
+)
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 
 

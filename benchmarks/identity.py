@@ -1,5 +1,7 @@
 """W5: what SDK, wire, server and executor cost where the model costs nothing, over gRPC with nothing around it."""
 
+from __future__ import annotations
+
 import asyncio
 import statistics
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import grpc
 import numpy as np
@@ -45,7 +48,7 @@ def run(pairs: int = PAIRS) -> Result:
         ):
             client.wait_ready()
             client.load_model(model.name)
-            call = channel.stream_stream(f"/{_SERVICE}/{_METHOD}", _registered_method=False)
+            call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{_SERVICE}/{_METHOD}")
 
             def stream() -> float:
                 started = time.perf_counter()
@@ -91,7 +94,7 @@ async def _serve_empty() -> None:
             yield b""
 
     server = aio.server(options=[("grpc.max_receive_message_length", -1)])
-    handlers = {_METHOD: grpc.stream_stream_rpc_method_handler(handle)}
+    handlers: dict[str, Any] = {_METHOD: grpc.stream_stream_rpc_method_handler(handle)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()

@@ -196,6 +196,20 @@ def test_an_empty_stream_and_a_stream_without_header(server: LiveServer, model: 
             assert "header" in caught.value.details()
 
 
+@pytest.mark.parametrize("second", ["header", "nothing"])
+def test_a_stream_that_goes_on_with_anything_but_images(server: LiveServer, model: str, second: str) -> None:
+    header = inference_pb2.PredictStreamHeader(model=common_pb2.ModelSpec(name=model))
+    opening = inference_pb2.PredictStreamRequest(header=header)
+    messages = {"header": opening, "nothing": inference_pb2.PredictStreamRequest()}
+    with grpc.insecure_channel(server.address) as channel:
+        replies = InferenceServiceStub(channel).PredictStream(iter([opening, messages[second]]))
+        assert next(replies).start.model.name == model
+        with pytest.raises(grpc.RpcError) as caught:
+            list(replies)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert {"header": "header", "nothing": "images"}[second] in caught.value.details()
+
+
 def test_folds_of_slices_are_refused_with_the_reason(server: LiveServer, cohort: str) -> None:
     config = training_pb2.TrainingConfig(fold_unit=training_pb2.FOLD_UNIT_SLICE)
     request = training_pb2.StartTrainingRequest(cohort=cohort, model="m", config=config)

@@ -86,11 +86,12 @@ class Models(model_pb2_grpc.ModelServiceServicer):
 class Inference(inference_pb2_grpc.InferenceServiceServicer):
     """Says of each image how loud it is: the probability of "loud" is its mean.
 
-    Remembers what it was sent, and when a stream ended.
+    Remembers what it was sent, how many images in each message of a stream, and when a stream ended.
     """
 
     def __init__(self) -> None:
         self.seen: list[common_pb2.Image] = []
+        self.parcels: list[int] = []
         self.ended = threading.Event()
 
     def _result(self, image: common_pb2.Image) -> inference_pb2.ImageResult:
@@ -123,6 +124,7 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
         images = []
         for request in request_iterator:
             images.extend(request.images)
+            self.parcels.append(len(request.images))
             results = [self._result(image) for image in request.images]
             yield inference_pb2.PredictStreamResponse(results=results)
         end = inference_pb2.PredictStreamEnd(subjects=self._subjects(images), images=len(images))

@@ -1,7 +1,9 @@
 """How both clients behave when the server or the network does not: errors, retries, deadlines, streams that break."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -132,6 +134,30 @@ def test_the_asynchronous_client_follows_it_too() -> None:
     with serving(add_trainings, trainings) as address:
         assert asyncio.run(train(address)).state is types.JobState.SUCCEEDED
     assert trainings.watched == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "parcels"),
+    [
+        (lambda: [np.zeros((4, 4), np.uint8)] * 40, [16, 16, 8]),
+        (lambda: np.zeros((17, 4, 4), np.uint8), [16, 1]),
+        (lambda: [np.zeros((1024, 1024), np.uint8)] * 3, [2, 1]),
+        (lambda: iter([np.zeros((4, 4), np.uint8)] * 3), [1, 1, 1]),
+    ],
+    ids=["a list", "an array", "large images", "an iterator"],
+)
+def test_images_at_hand_travel_together(make: Callable[[], Any], parcels: list[int]) -> None:
+    async def score(address: str) -> list[types.ImageResult]:
+        async with AsyncClient(address) as client:
+            return [result async for result in client.predict_stream("m", make())]
+
+    inference = Inference()
+    with serving(add_inference, inference) as address:
+        with Client(address) as client:
+            results = list(client.predict_stream("m", make()))
+        assert asyncio.run(score(address)) == results
+    assert inference.parcels == [*parcels, *parcels]
+    assert [result.id for result in results] == [str(index) for index in range(sum(parcels))]
 
 
 def test_a_stream_that_is_left_early_is_cancelled() -> None:
