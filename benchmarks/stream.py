@@ -36,6 +36,8 @@ class StreamBenchmark:
             model = publish_untrained(Path(folder) / "model_repository", self.NAME, size=self.size)
             best = fastest_bare(model)
             images = torch.from_numpy(random_slices(self.slices, self.size))
+            if torch.cuda.is_available():
+                images = images.pin_memory()
             source = self._source()
 
             def bare() -> float:

@@ -113,8 +113,8 @@ def pixels(geometry: tuple[float, float] | None = (1, 1), **changes: Any) -> com
 
 
 BAD_MESSAGES = {
-    "NaN": (grid(data=struct.pack("<f", float("nan")) * 32 * 32), "grid.data"),
-    "infinite": (grid(data=struct.pack("<f", float("inf")) * 32 * 32), "grid.data"),
+    "NaN": (grid(data=struct.pack("<f", float("nan")) * 32 * 32), "image"),
+    "infinite": (grid(data=struct.pack("<f", float("inf")) * 32 * 32), "image"),
     "another grid": (grid(size=64), "grid.size"),
     "too few bytes": (grid(data=bytes(12)), "grid.data"),
     "no type": (grid(data_type=0), "grid.data_type"),
