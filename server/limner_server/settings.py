@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="Longest wait for Triton's answer to a batch, in seconds.")
     ] = 10.0
     threads: Annotated[
-        int, Field(ge=0, description="Threads of one forward pass on the CPU; 0: the cores, divided among the workers.")
+        int, Field(ge=0, description="Cores for predictions on the CPU, and for each job; 0: all, shared by the workers.")
     ] = 0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
 
     @property
     def engine_threads(self) -> int:
-        """Threads of one forward pass in one worker; 0: one for each core."""
+        """Cores that the predictions of one worker use; 0: all."""
         return self.threads if self.threads or self.workers == 1 else max(1, (os.cpu_count() or 1) // self.workers)
 
     @property
