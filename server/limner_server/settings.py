@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="Longest wait for Triton's answer to a batch, in seconds.")
     ] = 10.0
     threads: Annotated[
-        int, Field(ge=0, description="Cores for predictions on the CPU, and for each job; 0: all, shared by the workers.")
+        int, Field(ge=0, description="Cores for predictions on the CPU, and for each job; 0: all, shared by workers.")
     ] = 0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
