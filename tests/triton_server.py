@@ -37,7 +37,9 @@ class TritonServer:
         self.repository = repository
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.url = f"127.0.0.1:{free.getsockname()[1]}"
+            port = free.getsockname()[1]
+        self.url = f"127.0.0.1:{port}"
+        self._regions = f"limner_test_triton_{port}_"
         self._log = folder / "triton.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,6 +59,7 @@ class TritonServer:
                 "--exit-on-error=false",
                 "--strict-readiness=false",
                 "--disable-auto-complete-config",
+                f"--backend-config=python,shm-region-prefix-name={self._regions}",
                 f"--grpc-address={host}",
                 f"--grpc-port={port}",
                 "--allow-http=false",
@@ -69,10 +72,12 @@ class TritonServer:
                 time.sleep(0.1)
 
     def kill(self) -> None:
-        """End all its processes without a word."""
+        """End all its processes without a word, and clear away the shared memory that it could not."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait(timeout=10)
+        for region in Path("/dev/shm").glob(f"{self._regions}*"):  # noqa: S108 - where POSIX shared memory is
+            region.unlink()
 
     def freeze(self) -> None:
         """Stop it in mid-work, as a machine that swaps or a debugger would."""
