@@ -15,7 +15,7 @@ from benchmarks.models import fastest_bare, publish_untrained, random_slices
 from limner import Client
 from tests.live import LiveServer
 
-REAL_SLICES = Path("tests/data/prostatex/ProstateX-0000/t2-transverse")
+REAL_SLICES = Path(__file__).parents[1] / "tests/data/prostatex/ProstateX-0000/t2-transverse"
 """Real T2-weighted slices of 384 x 384."""
 
 

@@ -164,7 +164,7 @@ class ModelPool:
 
     @property
     def healthy(self) -> bool:
-        """Whether the worker of every loaded model is alive."""
+        """Whether every loaded model would answer."""
         return all(served.executor.healthy for served in self._loaded.values())
 
     async def aliases(self, name: str) -> dict[str, str]:

@@ -17,6 +17,9 @@ from limner_server.executor.engine import bucket_sizes
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
+_CORES = torch.get_num_threads()
+"""What torch takes by itself. Asked at import: later it is what any thread last set."""
+
 _LONGEST_BATCH_S = 0.15
 """Batches grow until one takes so long: nothing is gained by then, and what arrives meanwhile has to wait."""
 
@@ -43,7 +46,7 @@ class CpuForward:
     def __init__(self, artifact: torch.jit.ScriptModule, threads: int = 0) -> None:
         self._artifact = artifact
         self._frozen = torch.jit.freeze(artifact)
-        self.lanes = threads or torch.get_num_threads()
+        self.lanes = threads or _CORES
         self._lone: Forward = self._frozen
         self._by_size: dict[int, Forward] = {}
         self._plans: list[list[int]] = []

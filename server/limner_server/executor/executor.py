@@ -71,7 +71,7 @@ class Executor:
     max_batch_size
         Images in one forward pass, at most.
     max_queue_delay_s
-        Longest wait for a batch to fill while the engine is busy, in seconds.
+        Longest wait for a batch to fill, in seconds.
     max_queue_images
         Images that may wait.
 
@@ -282,7 +282,7 @@ class Executor:
         arrays = self._engine.run(item.operation, item.layers, staging[:n], targets)
         lengths = {name: len(array) for name, array in arrays.items() if len(array) != n}
         if lengths:
-            raise EngineError(f"the engine answered {n} images with arrays of lengths {lengths}")
+            raise RuntimeError(f"the engine answered {n} images with arrays of lengths {lengths}")
         return arrays
 
     def _deliver(self, calls: Sequence[_Call], arrays: Arrays, started: float, compute_s: float) -> None:

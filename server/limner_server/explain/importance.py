@@ -62,8 +62,9 @@ def default_top_k(channels: int) -> int:
 
 
 def content_seed(image: Floats) -> int:
-    """Return a seed that depends on the pixels alone, for method `random`: one image, one answer, in any batch."""
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()[:8], "little", signed=False)
+    """Return a seed that depends on the values alone, for method `random`: one image, one answer, however it came."""
+    values = np.ascontiguousarray(image, np.float32)
+    return int.from_bytes(hashlib.sha256(values.tobytes()).digest()[:8], "little", signed=False)
 
 
 def gradient_x_deviation(maps: Tensor, gradients: Tensor, means: Tensor) -> Tensor:

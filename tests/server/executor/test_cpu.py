@@ -68,6 +68,21 @@ def test_a_lone_image_gets_all_cores_and_what_comes_beside_it_one(forward: CpuFo
         assert torch.get_num_threads() == 1
 
 
+def test_a_model_loaded_while_another_runs_gets_its_cores_all_the_same() -> None:
+    """Every new thread takes over the number that any thread of torch last set."""
+    before = CpuForward(torch.jit.script(Sums().eval())).lanes
+    everywhere = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1) as lane:
+            lane.submit(torch.set_num_threads, before + 1).result()
+        with ThreadPoolExecutor(1) as loader:
+            assert loader.submit(torch.get_num_threads).result() == before + 1, "or this test shows nothing"
+        with ThreadPoolExecutor(1) as loader:
+            assert loader.submit(lambda: CpuForward(torch.jit.script(Sums().eval())).lanes).result() == before
+    finally:
+        torch.set_num_threads(everywhere)
+
+
 def test_the_number_of_threads_is_put_back() -> None:
     before = torch.get_num_threads()
     with use_threads(before + 1):

@@ -44,6 +44,7 @@ def test_random_depends_on_the_image_alone() -> None:
     image = np.arange(4, dtype=np.float32).reshape(2, 2)
     seed = content_seed(image)
     assert seed == content_seed(image.copy())
+    assert content_seed(np.full((4, 4), 7, np.uint16)) == content_seed(np.full((4, 4), 7, np.float32))
     assert seed != content_seed(image + 1)
     first, again = (channel_importance(ImportanceMethod.RANDOM, MAPS, GRADIENTS, MEANS, seed=seed) for _ in range(2))
     assert torch.equal(first, again)
