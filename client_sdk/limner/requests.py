@@ -30,6 +30,12 @@ OPTIONAL_TRAINING_FIELDS = (
     "label_smoothing",
     "seed",
     "halves",
+    "repeats",
+    "class_weights",
+    "patience",
+    "ensemble",
+    "learning_curve",
+    "sibling",
 )
 
 _NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
@@ -114,6 +120,7 @@ def start_training(cohort: str, model: str, config: types.TrainingConfig) -> tra
             grid=_grid(config.grid) if config.grid else None,
             fold_unit=_number(training_pb2.FoldUnit, config.fold_unit),
             pretrained=config.pretrained or "",
+            augmentation=config.augmentation or "",
             **optional,
         ),
     )

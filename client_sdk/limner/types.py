@@ -86,6 +86,24 @@ class Timing(Result):
     batch_size: int
 
 
+class Distance(Result):
+    """How far an image lies from the slices that its model was trained on.
+
+    Attributes
+    ----------
+    value
+        Mean distance to the nearest training slices in the space of the embedding, 0 or more.
+    percentile
+        Its percentile among the slices of held-out training subjects, 0 to 100.
+    far
+        Whether it is over the 99th percentile: the prediction is then not to be relied on.
+    """
+
+    value: float
+    percentile: float
+    far: bool
+
+
 class Prediction(Result):
     """What a model says of one image or one subject.
 
@@ -98,20 +116,27 @@ class Prediction(Result):
         One for each label, in the model's order, 0 to 1, temperature-scaled.
     logits
         The same before temperature scaling.
+    distance
+        From what the model was trained on; None for a subject, and where the card holds no reference.
     """
 
     label: str
     probabilities: tuple[float, ...]
     logits: tuple[float, ...]
+    distance: Distance | None = None
 
 
 class SubjectResult(Result):
-    """The roll-up of one subject's images: `images` succeeded, `failed` did not; no prediction where none did."""
+    """The roll-up of one subject's images: `images` succeeded, `failed` did not; no prediction where none did.
+
+    `far` of the images lie far from what the model was trained on.
+    """
 
     subject: str
     images: int
     failed: int
     prediction: Prediction | None
+    far: int = 0
 
 
 class Progress(Result):
@@ -220,6 +245,20 @@ class TrainingConfig(Result):
         Name of a file of torchvision weights in the server's weights folder; default: from scratch.
     halves
         Whether to train the two half-cohort models that check 2 of a simulation needs; default True.
+    repeats
+        Repeats of the cross-validation, each with folds and weights of its own, 1 to 20; default 1.
+    class_weights
+        Whether to weigh each slice by the rarity of its label; default False.
+    augmentation
+        "none", "light" (default: flips, shifts, gain, offset) or "full" (those, rotation, scale, gamma, bias, noise).
+    patience
+        Early stopping: epochs without a better loss on subjects held out inside the fold; 0 (default): never.
+    ensemble
+        Whether to serve the mean of the fold networks in place of one network on all subjects; default False.
+    learning_curve
+        Whether to train on shares of the training subjects too, to see what more subjects would bring; default False.
+    sibling
+        Whether to train one more network on all subjects from another seed, for check 8 of a simulation; default False.
     """
 
     architecture: str | None = None
@@ -234,6 +273,13 @@ class TrainingConfig(Result):
     seed: int | None = None
     pretrained: str | None = None
     halves: bool | None = None
+    repeats: int | None = None
+    class_weights: bool | None = None
+    augmentation: str | None = None
+    patience: int | None = None
+    ensemble: bool | None = None
+    learning_curve: bool | None = None
+    sibling: bool | None = None
 
 
 class TrainingProgress(Result):

@@ -55,7 +55,12 @@ def _prediction(prediction: common_pb2.Prediction) -> types.Prediction:
         label=prediction.label,
         probabilities=tuple(prediction.probabilities),
         logits=tuple(prediction.logits),
+        distance=_distance(prediction.distance) if prediction.HasField("distance") else None,
     )
+
+
+def _distance(distance: common_pb2.Distance) -> types.Distance:
+    return types.Distance(value=distance.value, percentile=distance.percentile, far=distance.far)
 
 
 def _timing(timing: common_pb2.Timing) -> types.Timing:
@@ -74,6 +79,7 @@ def subject_result(subject: common_pb2.SubjectResult) -> types.SubjectResult:
         images=subject.images,
         failed=subject.failed,
         prediction=_prediction(subject.prediction) if subject.HasField("prediction") else None,
+        far=subject.far,
     )
 
 
@@ -136,6 +142,7 @@ def _training_config(config: training_pb2.TrainingConfig) -> types.TrainingConfi
         grid=_grid(config.grid) if config.HasField("grid") else None,
         fold_unit=fold_unit,
         pretrained=config.pretrained or None,
+        augmentation=config.augmentation or None,
         **{name: getattr(config, name) for name in OPTIONAL_TRAINING_FIELDS if name in given},
     )
 

@@ -67,6 +67,29 @@ def start(
         bool | None,
         typer.Option("--halves/--no-halves", help="Train what check 2 of a simulation needs; default yes."),
     ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="Of the cross-validation, with other folds and weights; default 1."),
+    ] = None,
+    class_weights: Annotated[
+        bool | None, typer.Option("--class-weights/--no-class-weights", help="Let labels count alike; default no.")
+    ] = None,
+    augmentation: Annotated[str | None, typer.Option(help="none, light (default) or full.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, help="Epochs without a better loss before a fold stops; default 0: never."),
+    ] = None,
+    ensemble: Annotated[
+        bool | None, typer.Option("--ensemble/--no-ensemble", help="Serve the mean of the fold networks; default no.")
+    ] = None,
+    learning_curve: Annotated[
+        bool | None,
+        typer.Option("--learning-curve/--no-learning-curve", help="Train on fewer subjects as well; default no."),
+    ] = None,
+    sibling: Annotated[
+        bool | None,
+        typer.Option("--sibling/--no-sibling", help="Train what check 8 of a simulation needs; default no."),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow/--detach", help="Follow it to its end.")] = False,
     server: Server = SERVER,
     as_json: AsJson = False,
@@ -90,6 +113,13 @@ def start(
         seed=seed,
         pretrained=pretrained,
         halves=halves,
+        repeats=repeats,
+        class_weights=class_weights,
+        augmentation=augmentation,
+        patience=patience,
+        ensemble=ensemble,
+        learning_curve=learning_curve,
+        sibling=sibling,
     )
     with connect(server) as client:
         training = client.start_training(cohort, model, config)

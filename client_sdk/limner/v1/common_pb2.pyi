@@ -355,6 +355,7 @@ class Prediction(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The label chosen: with two labels the second where its probability reaches the card's threshold, else the most probable."""
     @_builtins.property
@@ -365,20 +366,55 @@ class Prediction(_message.Message):
     def logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Raw logit of each label, in the same order, before temperature scaling."""
 
+    @_builtins.property
+    def distance(self) -> Global___Distance:
+        """How far the image lies from what the model was trained on. Absent for a subject, and where the card holds no reference."""
+
     def __init__(
         self,
         *,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
         logits: _abc.Iterable[_builtins.float] | None = ...,
         label: _builtins.str = ...,
+        distance: Global___Distance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "logits", b"logits", "probabilities", b"probabilities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "label", b"label", "logits", b"logits", "probabilities", b"probabilities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
+
+@_typing.final
+class Distance(_message.Message):
+    """How far an image lies from the slices that its model was trained on: the further, the less its prediction is to be relied on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    PERCENTILE_FIELD_NUMBER: _builtins.int
+    FAR_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """Mean distance to the nearest training slices in the space of the embedding, 0 or more; docs/evaluation.md gives the formula."""
+    percentile: _builtins.float
+    """Its percentile among the slices of held-out training subjects, 0 to 100."""
+    far: _builtins.bool
+    """True where it is over the 99th percentile: unlike nearly all that the model was trained on."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        percentile: _builtins.float = ...,
+        far: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["far", b"far", "percentile", b"percentile", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distance: _TypeAlias = Distance  # noqa: Y015
 
 @_typing.final
 class SubjectResult(_message.Message):
@@ -390,12 +426,15 @@ class SubjectResult(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
+    FAR_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """The subject, as the caller named it."""
     images: _builtins.int
     """Number of images that succeeded and entered the roll-up."""
     failed: _builtins.int
     """Number of images of this subject that failed."""
+    far: _builtins.int
+    """Number of those images that lie far from what the model was trained on."""
     @_builtins.property
     def prediction(self) -> Global___Prediction:
         """From the mean of the images' logits; absent where every image failed."""
@@ -407,10 +446,11 @@ class SubjectResult(_message.Message):
         images: _builtins.int = ...,
         failed: _builtins.int = ...,
         prediction: Global___Prediction | None = ...,
+        far: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "images", b"images", "prediction", b"prediction", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "far", b"far", "images", b"images", "prediction", b"prediction", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -190,9 +190,9 @@ class Check(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Its number, 1 to 7."""
+    """Its number, 1 to 8."""
     name: _builtins.str
-    """"own_verdict", "independent_judge", "weight_randomisation", "label_permutation", "stability", "random_channels", "realism"."""
+    """"own_verdict", "independent_judge", "weight_randomisation", "label_permutation", "stability", "random_channels", "realism", "another_seed"."""
     value: _builtins.float
     """The figure measured."""
     threshold: _builtins.float

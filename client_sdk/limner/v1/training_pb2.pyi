@@ -97,6 +97,13 @@ class TrainingConfig(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PRETRAINED_FIELD_NUMBER: _builtins.int
     HALVES_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    AUGMENTATION_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    LEARNING_CURVE_FIELD_NUMBER: _builtins.int
+    SIBLING_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     """"resnet18", "resnet34", "resnet50", "resnet101" or "resnet152". Default "resnet18"."""
     folds: _builtins.int
@@ -119,6 +126,20 @@ class TrainingConfig(_message.Message):
     """Name of a file of torchvision weights (state_dict, .pt or .safetensors) in the server's weights folder. Default: from scratch."""
     halves: _builtins.bool
     """True to train, in one more repeat of two folds, the two half-cohort models that check 2 of a simulation needs. Default true."""
+    repeats: _builtins.int
+    """Repeats of the cross-validation, each with folds and weights of its own, 1 to 20. Default 1."""
+    class_weights: _builtins.bool
+    """True to weigh each slice by the rarity of its label, so that labels count alike. Default false."""
+    augmentation: _builtins.str
+    """"none"; "light": flips, shifts, gain, offset; "full": those, rotation, scale, gamma, bias field and noise. Default "light"."""
+    patience: _builtins.int
+    """Early stopping: epochs without a better loss on subjects held out inside the fold, 1 to 1000; 0: never. Default 0."""
+    ensemble: _builtins.bool
+    """True to serve the mean of the fold networks of the first repeat in place of one network on all subjects. Default false."""
+    learning_curve: _builtins.bool
+    """True to train on shares of the training subjects too, which shows what more subjects would bring. Default false."""
+    sibling: _builtins.bool
+    """True to train one more network on all subjects from another seed, which check 8 of a simulation needs. Default false."""
     @_builtins.property
     def grid(self) -> _common_pb2.Grid:
         """The grid slices are resampled to. Default 128 mm in 64 pixels."""
@@ -138,13 +159,24 @@ class TrainingConfig(_message.Message):
         seed: _builtins.int | None = ...,
         pretrained: _builtins.str = ...,
         halves: _builtins.bool | None = ...,
+        repeats: _builtins.int | None = ...,
+        class_weights: _builtins.bool | None = ...,
+        augmentation: _builtins.str = ...,
+        patience: _builtins.int | None = ...,
+        ensemble: _builtins.bool | None = ...,
+        learning_curve: _builtins.bool | None = ...,
+        sibling: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_folds", b"_folds", "_halves", b"_halves", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "epochs", b"epochs", "folds", b"folds", "grid", b"grid", "halves", b"halves", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_class_weights", b"_class_weights", "_ensemble", b"_ensemble", "_epochs", b"_epochs", "_folds", b"_folds", "_halves", b"_halves", "_label_smoothing", b"_label_smoothing", "_learning_curve", b"_learning_curve", "_learning_rate", b"_learning_rate", "_patience", b"_patience", "_repeats", b"_repeats", "_seed", b"_seed", "_sibling", b"_sibling", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "class_weights", b"class_weights", "ensemble", b"ensemble", "epochs", b"epochs", "folds", b"folds", "grid", b"grid", "halves", b"halves", "label_smoothing", b"label_smoothing", "learning_curve", b"learning_curve", "learning_rate", b"learning_rate", "patience", b"patience", "repeats", b"repeats", "seed", b"seed", "sibling", b"sibling", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_folds", b"_folds", "_halves", b"_halves", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "batch_size", b"batch_size", "epochs", b"epochs", "fold_unit", b"fold_unit", "folds", b"folds", "grid", b"grid", "halves", b"halves", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "pretrained", b"pretrained", "seed", b"seed", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_class_weights", b"_class_weights", "_ensemble", b"_ensemble", "_epochs", b"_epochs", "_folds", b"_folds", "_halves", b"_halves", "_label_smoothing", b"_label_smoothing", "_learning_curve", b"_learning_curve", "_learning_rate", b"_learning_rate", "_patience", b"_patience", "_repeats", b"_repeats", "_seed", b"_seed", "_sibling", b"_sibling", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "augmentation", b"augmentation", "batch_size", b"batch_size", "class_weights", b"class_weights", "ensemble", b"ensemble", "epochs", b"epochs", "fold_unit", b"fold_unit", "folds", b"folds", "grid", b"grid", "halves", b"halves", "label_smoothing", b"label_smoothing", "learning_curve", b"learning_curve", "learning_rate", b"learning_rate", "patience", b"patience", "pretrained", b"pretrained", "repeats", b"repeats", "seed", b"seed", "sibling", b"sibling", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__class_weights: _TypeAlias = _typing.Literal["class_weights"]  # noqa: Y015
+    _WhichOneofArgType__class_weights: _TypeAlias = _typing.Literal["_class_weights", b"_class_weights"]  # noqa: Y015
+    _WhichOneofReturnType__ensemble: _TypeAlias = _typing.Literal["ensemble"]  # noqa: Y015
+    _WhichOneofArgType__ensemble: _TypeAlias = _typing.Literal["_ensemble", b"_ensemble"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
     _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
     _WhichOneofReturnType__folds: _TypeAlias = _typing.Literal["folds"]  # noqa: Y015
@@ -153,14 +185,26 @@ class TrainingConfig(_message.Message):
     _WhichOneofArgType__halves: _TypeAlias = _typing.Literal["_halves", b"_halves"]  # noqa: Y015
     _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
     _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
+    _WhichOneofReturnType__learning_curve: _TypeAlias = _typing.Literal["learning_curve"]  # noqa: Y015
+    _WhichOneofArgType__learning_curve: _TypeAlias = _typing.Literal["_learning_curve", b"_learning_curve"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__repeats: _TypeAlias = _typing.Literal["repeats"]  # noqa: Y015
+    _WhichOneofArgType__repeats: _TypeAlias = _typing.Literal["_repeats", b"_repeats"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__sibling: _TypeAlias = _typing.Literal["sibling"]  # noqa: Y015
+    _WhichOneofArgType__sibling: _TypeAlias = _typing.Literal["_sibling", b"_sibling"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weights) -> _WhichOneofReturnType__class_weights | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ensemble) -> _WhichOneofReturnType__ensemble | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
     @_typing.overload
@@ -170,9 +214,17 @@ class TrainingConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_curve) -> _WhichOneofReturnType__learning_curve | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeats) -> _WhichOneofReturnType__repeats | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sibling) -> _WhichOneofReturnType__sibling | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 

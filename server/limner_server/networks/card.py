@@ -95,6 +95,96 @@ class Calibration(_Record):
     ece_after: float
 
 
+class Bin(_Record):
+    """One bin of a calibration curve, of the probability of the class of interest."""
+
+    predicted: float
+    """Mean probability of the bin's slices."""
+    observed: float
+    """Share of them that are of the class of interest."""
+    low: float
+    """Lower end of the 95 % interval of `observed`."""
+    high: float
+    count: int
+    """Number of slices."""
+
+
+class PermutationTest(_Record):
+    """AUC against that of labels permuted among subjects."""
+
+    p: float
+    permutations: int
+    null: tuple[float, ...]
+    """Percentiles 0 to 100 of the AUC under permutation, 101 of them."""
+
+
+class LearningPoint(_Record):
+    """What a share of the training subjects is good for."""
+
+    subjects: int
+    """Mean number of subjects that a network was trained on."""
+    auc: Metric
+
+
+class SimilarPair(_Record):
+    """Two slices of different subjects that look alike: possible leakage."""
+
+    first: str
+    first_subject: str
+    second: str
+    second_subject: str
+    similarity: float
+    """Correlation of the normalised slices, -1 to 1; exactly 1 for copies."""
+
+
+class Evaluation(_Record):
+    """What out-of-fold predictions are worth, beyond `metrics`; docs/evaluation.md says how each figure is computed."""
+
+    repeats: int
+    per_repeat: tuple[float, ...]
+    """AUC by subject of each repeat by itself."""
+    slices: tuple[Metric, ...]
+    """As `metrics`, by slice: to be shown only beside those by subject. Intervals are over subjects all the same."""
+    roll_ups: dict[str, Metric]
+    """AUC by subject for each way to roll its slices up: `mean_logit` (the one served), `mean_probability`, ..."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Subjects by true label (rows) and chosen label (columns), at the thresholds of `metrics`."""
+    calibration_before: tuple[Bin, ...]
+    calibration_after: tuple[Bin, ...]
+    """Before and after temperature scaling, by slice."""
+    permutation: PermutationTest | None = None
+    """Two labels only, like AUC by DeLong."""
+    delong: Metric | None = None
+    """AUC by subject with its interval after DeLong."""
+    learning_curve: tuple[LearningPoint, ...] = ()
+    """From the fewest subjects to all; empty where it was not asked for."""
+    similar: tuple[SimilarPair, ...] = ()
+    """The most alike first, at most 100."""
+    similar_found: int = 0
+    """How many there are in all."""
+    epochs: tuple[int, ...] = ()
+    """Epochs after which each fold's network was taken, where training could stop early."""
+
+
+class Reference(_Record):
+    """The training cohort in the space of embeddings; docs/evaluation.md says how the distance is computed."""
+
+    neighbours: int
+    """Number of nearest training slices that the distance is the mean of."""
+    slices: int
+    """Number of training slices in the artifact."""
+    percentiles: Annotated[tuple[float, ...], Field(min_length=101, max_length=101)]
+    """Percentiles 0 to 100 of the distance of held-out training subjects' slices."""
+
+
+class SiblingModel(_Record):
+    """A network trained on the same subjects from another seed, the judge of check 8 of a simulation."""
+
+    file: str
+    digest: Digest
+    seed: int
+
+
 class Threshold(_Record):
     """With two labels: probability of the second from which it is chosen."""
 
@@ -127,6 +217,13 @@ class ModelCard(_Record):
     """Of the out-of-fold predictions, by subject."""
     out_of_fold: tuple[SubjectPrediction, ...]
     halves: tuple[HalfModel, ...] = ()
+    sibling: SiblingModel | None = None
+    members: Annotated[int, Field(ge=1)] = 1
+    """Networks whose logits are averaged; more than 1 for an ensemble of fold networks."""
+    evaluation: Evaluation | None = None
+    """None in the cards of older versions."""
+    reference: Reference | None = None
+    """None in the cards of older versions: no distance is told."""
     calibration: Calibration
     threshold: Threshold
     versions: dict[str, str]

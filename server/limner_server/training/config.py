@@ -1,5 +1,6 @@
 """How a model is trained: `TrainingConfig` of training.proto, with its defaults and ranges."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -8,6 +9,16 @@ from limner.imaging.grid import Grid
 from limner_server.errors import InvalidInputError
 from limner_server.names import check_name
 from limner_server.networks.resnet import ARCHITECTURES
+
+
+class Augmentation(StrEnum):
+    """How slices are varied in training."""
+
+    NONE = "none"
+    LIGHT = "light"
+    """Flips, shifts, gain and offset."""
+    FULL = "full"
+    """Those, rotation, scale, gamma, bias field and noise."""
 
 
 class TrainingConfig(BaseModel):
@@ -42,6 +53,20 @@ class TrainingConfig(BaseModel):
     """Name of a file of torchvision weights in the server's weights folder; empty: from scratch."""
     halves: bool = True
     """Whether the two half-cohort models that check 2 of a simulation needs are trained too."""
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1
+    """Repeats of the cross-validation, each with folds and weights of its own."""
+    class_weights: bool = False
+    """Whether a slice weighs in the loss by the rarity of its label, so that labels count alike."""
+    augmentation: Augmentation = Augmentation.LIGHT
+    """How slices are varied in training."""
+    patience: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Epochs without a better loss on subjects held out inside the fold before it stops; 0: never."""
+    ensemble: bool = False
+    """Whether the mean of the first repeat's fold networks is served in place of one network on all subjects."""
+    learning_curve: bool = False
+    """Whether networks are trained on shares of the training subjects too."""
+    sibling: bool = False
+    """Whether one more network is trained on all subjects from another seed, for check 8 of a simulation."""
 
     @classmethod
     def make(cls, **choices: object) -> "TrainingConfig":
