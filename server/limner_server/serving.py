@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
 
 from limner_server.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner_server.executor.engine import Item, Output
@@ -117,7 +118,7 @@ class ModelPool:
         self._device = device
         self._loaded: dict[Version, ServedModel] = {}
         self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
-        self._loading: defaultdict[Version, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loading: dict[Version, asyncio.Task[ServedModel]] = {}
 
     async def resolve(self, name: str, version: str = "") -> Version:
         """Find the version that a name and a number, an alias or nothing stand for.
@@ -148,15 +149,11 @@ class ModelPool:
         found = await self.resolve(name, version)
         if (served := self._loaded.get(found)) is not None:
             return served
-        async with self._loading[found]:
-            served = self._loaded.get(found)
-            if served is None:
-                started = time.perf_counter()
-                served = await asyncio.to_thread(self._load, found)
-                await asyncio.to_thread(self._holdings.add, found.name, found.number)
-                self._loaded[found] = served
-                _log.info("loaded %s version %s in %.2f s", found.name, found.number, time.perf_counter() - started)
-        return served
+        if (loading := self._loading.get(found)) is None:
+            loading = self._loading[found] = asyncio.create_task(self._take_in(found))
+            loading.add_done_callback(lambda _: self._loading.pop(found))
+        # Shielded: a caller who gives up takes the model from nobody, and leaves no half-loaded one behind.
+        return await asyncio.shield(loading)
 
     def is_loaded(self, version: Version) -> bool:
         """Whether a version is in an executor."""
@@ -209,8 +206,21 @@ class ModelPool:
 
     async def close(self) -> None:
         """Close every executor; what is still queued is answered UNAVAILABLE."""
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
         loaded, self._loaded = list(self._loaded.values()), {}
         await asyncio.gather(*(asyncio.to_thread(served.executor.close) for served in loaded))
+
+    async def _take_in(self, version: Version) -> ServedModel:
+        started = time.perf_counter()
+        served = await asyncio.to_thread(self._load, version)
+        try:
+            await asyncio.to_thread(self._holdings.add, version.name, version.number)
+        except SQLAlchemyError:
+            await asyncio.to_thread(served.executor.close)
+            raise
+        self._loaded[version] = served
+        _log.info("loaded %s version %s in %.2f s", version.name, version.number, time.perf_counter() - started)
+        return served
 
     async def _take_out(self, version: Version) -> bool:
         anywhere = await asyncio.to_thread(self._holdings.drop, version.name, version.number)

@@ -1,0 +1,76 @@
+"""Loading models: one load, whoever asks and whoever gives up, and no executor left behind where it fails."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from benchmarks.models import publish_identity
+from limner_server.executor.engine import Item
+from limner_server.networks.repository import ModelRepository
+from limner_server.serving import ModelPool
+from limner_server.settings import Settings
+from limner_server.state.aliases import AliasStore
+from limner_server.state.database import open_database
+from limner_server.state.loaded import LoadedStore
+from limner_server.state.servers import Membership
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Membership:
+    return Membership(open_database(f"sqlite:///{tmp_path / 'state.sqlite'}"), tmp_path / "servers")
+
+
+@pytest.fixture
+def pool(tmp_path: Path, server: Membership) -> ModelPool:
+    publish_identity(tmp_path / "models", "identity", size=32)
+    database = open_database(f"sqlite:///{tmp_path / 'state.sqlite'}")
+    holdings = LoadedStore(database, server.id)
+    return ModelPool(ModelRepository(tmp_path / "models"), AliasStore(database), holdings, Settings(), "cpu")
+
+
+def executors() -> int:
+    """How many there are, each with one first lane."""
+    return sum(thread.name == "limner-lane-0" for thread in threading.enumerate())
+
+
+def test_a_caller_who_gives_up_takes_the_model_from_nobody(pool: ModelPool, server: Membership) -> None:
+    server.join()
+    before = executors()
+
+    async def go() -> None:
+        await pool.resolve("identity")  # known for a while now: the tasks begin to load in their first step
+        first = asyncio.create_task(pool.acquire("identity"))
+        second = asyncio.create_task(pool.acquire("identity"))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        served = await second
+        assert await pool.acquire("identity") is served
+        output = await served.run(Item(np.full((32, 32), 3, np.float32)))
+        assert output.arrays["logits"].tolist() == [3, 3]
+        assert executors() == before + 1
+        await pool.close()
+
+    asyncio.run(go())
+    assert executors() == before
+
+
+def test_a_model_that_the_database_does_not_take_is_closed_again(pool: ModelPool, server: Membership) -> None:
+    before = executors()
+
+    async def go() -> None:
+        with pytest.raises(IntegrityError):  # this server has not joined: nothing can be noted of it
+            await pool.acquire("identity")
+        assert executors() == before
+        server.join()
+        await pool.acquire("identity")
+        assert executors() == before + 1
+        await pool.close()
+
+    asyncio.run(go())
+    assert executors() == before
