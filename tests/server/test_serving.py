@@ -42,10 +42,10 @@ def test_a_caller_who_gives_up_takes_the_model_from_nobody(pool: ModelPool, serv
     before = executors()
 
     async def go() -> None:
-        await pool.resolve("identity")  # known for a while now: the tasks begin to load in their first step
         first = asyncio.create_task(pool.acquire("identity"))
         second = asyncio.create_task(pool.acquire("identity"))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.03)
+        assert not first.done()  # it is loading
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
