@@ -6,7 +6,7 @@ Reads headers only and sends nothing: `Client.import_cohort` does. `limner.imagi
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from limner.cohorts import CohortPlan, CohortSlice
@@ -47,11 +47,25 @@ class FolderImport:
         The series, taken or not.
     skipped
         Files, series and subjects that are left out for another reason: name and reason, not pseudonymous.
+    subjects
+        The label of each subject of the plan; empty where slices are labelled. Not pseudonymous.
+    left_out
+        Why a subject that has a label or images is not in the plan. Not pseudonymous.
     """
 
     plan: CohortPlan
     survey: FolderSurvey
     skipped: tuple[tuple[str, str], ...]
+    subjects: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def grouped(self) -> dict[str, list[str]]:
+        """The names of `skipped` by their reason, without what a reason adds of its own case after a semicolon."""
+        groups: dict[str, list[str]] = {}
+        for name, reason in self.skipped:
+            groups.setdefault(reason.partition(";")[0], []).append(name)
+        return groups
 
 
 def default_key_file() -> Path:
@@ -64,7 +78,7 @@ def default_key_file() -> Path:
 
 def plan_import(
     folder: Path,
-    labels: Path | None = None,
+    labels: Path | Mapping[str, str] | None = None,
     *,
     rules: SelectionRules | None = None,
     positive: str | None = None,
@@ -104,7 +118,7 @@ def survey_folder(
 
 def label_slices(
     survey: FolderSurvey,
-    labels: Path | None,
+    labels: Path | Mapping[str, str] | None,
     *,
     positive: str | None = None,
     allow_missing: bool = False,
@@ -115,8 +129,9 @@ def label_slices(
     Parameters
     ----------
     labels
-        CSV with the columns `subject` (PatientID) and `label`. None: each slice is labelled by its plane, and the label
-        is then the slice's, not the subject's.
+        CSV with the columns `subject` (PatientID) and `label`, or the label of each subject. Subjects are matched
+        without regard to case and surrounding space. None: each slice is labelled by its plane, and the label is then
+        the slice's, not the subject's.
     positive
         The class of interest; default the last label in alphabetical order.
     allow_missing
@@ -129,19 +144,58 @@ def label_slices(
     InvalidInputError
         Where the table cannot be used, or fewer than two classes are left.
     """
-    table = None if labels is None else read_labels(labels)
+    table = read_labels(labels) if isinstance(labels, Path) else labels
     # The table of labels may lie among the images.
     skipped = [(str(path), reason) for path, reason in survey.unreadable if path != labels]
-    chosen = [decision.series for decision in survey.decisions if decision.accepted]
-    usable = list(_usable(chosen, table, skipped))
+    spelled = _spellings(table or {})
+    accepted = [decision.series for decision in survey.decisions if decision.accepted]
+    chosen = [_spell(series, spelled) for series in accepted]
+    left_out: dict[str, str] = {}
+    usable = list(_usable(chosen, table, skipped, left_out))
+    subjects = {series.patient_id: table[series.patient_id] for series in usable} if table is not None else {}
     if table is not None:
-        seen = {decision.series.patient_id for decision in survey.decisions}
-        _check_present(table, {series.patient_id for series in usable}, seen, skipped, allow_missing)
+        seen = {_spell(decision.series, spelled).patient_id for decision in survey.decisions}
+        left_out |= _missing(table, set(subjects), seen, allow_missing)
+    skipped += [(f"subject {name}", reason) for name, reason in left_out.items()]
     labelled = [(series, series.plane if table is None else table[series.patient_id]) for series in usable]
     ordered = _ordered({label for _, label in labelled}, positive, survey.folder)
     pseudonyms = _pseudonymiser(key)
-    slices = [one for series, label in labelled for one in _slices(series, label, table is None, pseudonyms)]
-    return FolderImport(CohortPlan(ordered, slices), survey, tuple(skipped))
+    patients = {} if table is None else _patients(accepted, spelled)
+    slices = [
+        one
+        for series, label in labelled
+        for one in _slices(series, patients.get(series.patient_id, series.patient_id), label, table is None, pseudonyms)
+    ]
+    return FolderImport(CohortPlan(ordered, slices), survey, tuple(skipped), subjects, left_out)
+
+
+def _spellings(table: Mapping[str, str]) -> dict[str, str]:
+    """Return how the table spells each subject, by the form in which they are compared."""
+    spelled: dict[str, str] = {}
+    for subject in table:
+        other = spelled.setdefault(compared(subject), subject)
+        if other != subject:
+            raise _bad_labels(f"subjects {other!r} and {subject!r} differ only in case", "one spelling of each subject")
+    return spelled
+
+
+def compared(subject: str) -> str:
+    """Return a subject's name in the form in which the names of tables and of DICOM are compared."""
+    return subject.strip().casefold()
+
+
+def _spell(series: Series, spelled: Mapping[str, str]) -> Series:
+    """Return the series under the table's spelling of its subject."""
+    subject = spelled.get(compared(series.patient_id), series.patient_id)
+    return series if subject == series.patient_id else replace(series, patient_id=subject)
+
+
+def _patients(accepted: Iterable[Series], spelled: Mapping[str, str]) -> dict[str, str]:
+    """Return the PatientID that each subject's pseudonym is made of: one, though the headers spell it in two ways."""
+    patients: dict[str, str] = {}
+    for patient in sorted({series.patient_id for series in accepted}):
+        patients.setdefault(spelled.get(compared(patient), patient), patient)
+    return patients
 
 
 def _pseudonymiser(key: bytes | None) -> Pseudonymiser:
@@ -191,9 +245,12 @@ def _bad_labels(found: str, expected: str) -> InvalidInputError:
 
 
 def _usable(
-    series: Iterable[Series], table: Mapping[str, str] | None, skipped: list[tuple[str, str]]
+    series: Iterable[Series],
+    table: Mapping[str, str] | None,
+    skipped: list[tuple[str, str]],
+    left_out: dict[str, str],
 ) -> Iterator[Series]:
-    """Give the series of known subjects; name the subjects of the others once each."""
+    """Give the series of known subjects; tell of the subjects of the others why they are left out."""
     unlabelled: Counter[str] = Counter()
     for one in series:
         if not one.patient_id:
@@ -203,20 +260,18 @@ def _usable(
         else:
             yield one
     for subject, slices in unlabelled.items():
-        skipped.append((f"subject {subject}", f"no label; {slices} slices left out"))
+        left_out[subject] = f"no label; {slices} slices left out"
 
 
-def _check_present(
-    table: Mapping[str, str], usable: set[str], seen: set[str], skipped: list[tuple[str, str]], allow_missing: bool
-) -> None:
-    """Refuse labelled subjects without a usable series, or name them; `seen` are the subjects that have any series."""
+def _missing(table: Mapping[str, str], usable: set[str], seen: set[str], allow_missing: bool) -> dict[str, str]:
+    """Refuse labelled subjects without a usable series, or say why; `seen` are the subjects that have any series."""
     missing = sorted(set(table) - usable)
     if missing and not allow_missing:
         named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
         unseen = sum(subject not in seen for subject in missing)
         found = f"{len(missing)} of {len(table)} labelled subjects have no usable series, {unseen} no images at all"
         raise _bad_labels(f"{found}: {named}", "images of every subject, or --allow-missing")
-    skipped += [(f"subject {name}", "no usable series" if name in seen else "no images") for name in missing]
+    return {name: "no usable series" if name in seen else "no images" for name in missing}
 
 
 def _ordered(labels: set[str], positive: str | None, folder: Path) -> tuple[str, ...]:
@@ -230,11 +285,13 @@ def _ordered(labels: set[str], positive: str | None, folder: Path) -> tuple[str,
     return tuple(sorted(labels, key=lambda label: (label == positive, label)))
 
 
-def _slices(series: Series, label: str, slice_label: bool, pseudonyms: Pseudonymiser) -> Iterator[CohortSlice]:
+def _slices(
+    series: Series, patient: str, label: str, slice_label: bool, pseudonyms: Pseudonymiser
+) -> Iterator[CohortSlice]:
     for one in series.slices:
         yield CohortSlice(
             instance=pseudonyms.instance(one.instance_uid, one.frame),
-            subject=pseudonyms.subject(series.patient_id),
+            subject=pseudonyms.subject(patient),
             series=pseudonyms.series(series.series_uid),
             label=label,
             content=one.path,

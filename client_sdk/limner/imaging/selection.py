@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from limner.imaging.errors import ImageError
 from limner.imaging.headers import (
@@ -29,6 +30,8 @@ from limner.imaging.headers import (
 
 Plane = Literal["transverse", "sagittal", "coronal", "oblique", "unknown"]
 PLANES: tuple[Plane, ...] = ("transverse", "sagittal", "coronal", "oblique", "unknown")
+# Names that promise DICOM.
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 # A normal further than this from every axis of the patient belongs to no plane: cos 45°, less rounding.
 MIN_COSINE = 0.7072
 
@@ -158,7 +161,7 @@ def find_series(folder: Path, progress: Callable[[], None] | None = None) -> Fou
             for key, group in _groups(path):
                 groups.setdefault(key, group).absorb(group)
         except (ImageError, OSError) as error:
-            unreadable.append((path, str(error)))
+            unreadable.append((path, _why_not(path, error)))
         if progress:
             progress()
     series = [group.series() for group in groups.values()]
@@ -226,6 +229,12 @@ class _Group:
     def series(self) -> Series:
         ordered = sorted(self.slices, key=lambda one: (one[1].position_mm or 0.0, one[0], one[1].frame))
         return replace(self.facts, slices=tuple(one for _, one in ordered))
+
+
+def _why_not(path: Path, error: ImageError | OSError) -> str:
+    """Tell a file that never was DICOM (NBIA's metadata.csv and LICENSE, say) from a broken one."""
+    never = isinstance(error.__cause__, InvalidDicomError) and path.suffix.lower() not in DICOM_SUFFIXES
+    return "not DICOM" if never else str(error)
 
 
 def _files(folder: Path, unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
