@@ -3,7 +3,6 @@
 Results go to standard output, everything else to standard error, so that `--json` can be piped.
 """
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,11 +72,6 @@ def progress_bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield progress
-
-
-def file_name(text: str) -> str:
-    """Return text as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
 
 
 def percent(value: float) -> str:

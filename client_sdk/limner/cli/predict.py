@@ -68,10 +68,14 @@ def report_others(others: list[Path]) -> None:
 
 
 def finish(results: Iterable[ItemResult]) -> None:
-    """Say what failed and what the results are for; exit with 1 where an image failed."""
+    """Say what failed, what lies far from home and what the results are for; exit with 1 where an image failed."""
+    results = list(results)
     failed = [result for result in results if not result.ok]
     for result in failed:
         note(f"failed: {result.id}: {result.error}")
+    distances = [result.prediction.distance for result in results if result.prediction and result.prediction.distance]
+    if far := sum(distance.far for distance in distances):
+        note(f"far from what the model was trained on: {far} of {len(distances)} slices; do not rely on their scores")
     note(NOTICE)
     if failed:
         raise typer.Exit(FAILED)
@@ -86,6 +90,13 @@ def _fields(stream: ResultStream[ImageResult], results: list[ImageResult]) -> di
     }
 
 
+def _distance_cell(prediction: Prediction | None) -> str:
+    """Return the percentile of the distance among held-out training slices, and whether that is far."""
+    if prediction is None or prediction.distance is None:
+        return ""
+    return "> 99 far" if prediction.distance.far else f"{prediction.distance.percentile:.0f}"
+
+
 def _cells(prediction: Prediction | None, labels: tuple[str, ...]) -> list[str]:
     if prediction is None:
         return ["failed", *("" for _ in labels)]
@@ -93,22 +104,27 @@ def _cells(prediction: Prediction | None, labels: tuple[str, ...]) -> list[str]:
 
 
 def _show(stream: ResultStream[ImageResult], results: list[ImageResult]) -> None:
-    slices = make_table(f"slices by {stream.model}", "image", "subject", "label", *stream.labels)
+    slices = make_table(f"slices by {stream.model}", "image", "subject", "label", *stream.labels, "distance (pctl.)")
     for result in results:
-        slices.add_row(Text(result.id), Text(result.subject), *map(Text, _cells(result.prediction, stream.labels)))
+        scores = _cells(result.prediction, stream.labels)
+        slices.add_row(*map(Text, (result.id, result.subject, *scores)), _distance_cell(result.prediction))
     print_table(slices)
     if stream.subjects:
-        subjects = make_table("subjects", "subject", "slices", "failed", "label", *stream.labels)
+        subjects = make_table("subjects", "subject", "slices", "failed", "far", "label", *stream.labels)
         for subject in stream.subjects:
             cells = map(Text, _cells(subject.prediction, stream.labels))
-            subjects.add_row(Text(subject.subject), str(subject.images), str(subject.failed), *cells)
+            counts = map(str, (subject.images, subject.failed, subject.far))
+            subjects.add_row(Text(subject.subject), *counts, *cells)
         print_table(subjects)
 
 
 def _print_csv(labels: tuple[str, ...], results: list[ImageResult]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "subject", "label", *(f"p_{label}" for label in labels), "error"])
+    scored = [f"p_{label}" for label in labels]
+    writer.writerow(["image", "subject", "label", *scored, "distance", "distance_percentile", "far", "error"])
     for result in results:
         scores = result.prediction
         row = [scores.label, *scores.probabilities] if scores else ["", *("" for _ in labels)]
-        writer.writerow([result.id, result.subject, *row, str(result.error or "")])
+        away = scores.distance if scores else None
+        distance = [away.value, away.percentile, int(away.far)] if away else ["", "", ""]
+        writer.writerow([result.id, result.subject, *row, *distance, str(result.error or "")])

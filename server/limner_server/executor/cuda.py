@@ -100,7 +100,7 @@ class CudaForward:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Outputs:
-        """Logits, probabilities and embedding, on the host, of images `(n, s, s)` there; n at most what was warmed."""
+        """The artifact's outputs, on the host, of images `(n, s, s)` there; n at most what was warmed."""
         n, lane = len(images), self._lane
         step = self._steps[min(size for size in self._steps if size >= n)]
         with self.turn(n):
@@ -158,14 +158,16 @@ class Folded(nn.Module):
         self.dtype = dtype
         self._normalise = artifact.normalise
         self._temperature = artifact.temperature
+        self._reference = artifact.reference
         self._network = fold_batch_norms(artifact.network).to(dtype).to(memory_format=torch.channels_last)
         self._network.classifier.float()
 
     def forward(self, images: Tensor) -> Outputs:
-        """Logits, probabilities and embedding of images `(n, s, s)` float32, all float32."""
+        """Logits, probabilities, embedding and distance of images `(n, s, s)` float32, all float32."""
         normalised = self._normalise(images).to(dtype=self.dtype, memory_format=torch.channels_last)
-        logits, embedding = self._network.head(self._network.maps(normalised)[-1].float())
-        return logits, torch.softmax(logits / self._temperature, dim=1), embedding
+        maps = self._network.maps(normalised)
+        logits, embedding = self._network.head(maps[-1].float())
+        return logits, torch.softmax(logits / self._temperature, dim=1), embedding, self._reference(maps)
 
 
 def fold_batch_norms(network: Network) -> Network:

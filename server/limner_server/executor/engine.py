@@ -19,7 +19,10 @@ class Operation(Enum):
     """What is wanted of an image."""
 
     PREDICT = "predict"
-    """`logits` (k,), `probabilities` (k,) and `embedding` (c,), all float32."""
+    """`logits` (k,), `probabilities` (k,), `embedding` (c,) and `distance` (1,), all float32.
+
+    There is no distance where the card has no reference.
+    """
     EXPLAIN = "explain"
     """Those; `target` () int64; for each layer asked for `maps.<layer>` and `gradients.<layer>` (C, h, w) float32."""
     ABLATE = "ablate"

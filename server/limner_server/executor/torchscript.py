@@ -5,7 +5,7 @@ artifact's other methods and its gradients, and runs the artifact as loaded.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from limner_server.executor.cpu import CpuForward
 from limner_server.executor.cuda import CudaForward
 from limner_server.executor.engine import Arrays, Operation, OutOfMemory
 from limner_server.networks.artifact import eager, load, margins
-from limner_server.networks.card import ModelCard
+from limner_server.networks.card import DISTANCE, ModelCard
 from limner_server.networks.resnet import LAYERS
 
 _ABLATION_CHUNK = 16
@@ -50,7 +50,7 @@ class TorchScriptEngine:
         self, path: Path, card: ModelCard, device: str = "cpu", threads: int = 0, precision: str = "auto"
     ) -> None:
         self._device = torch.device(device)
-        self._labels = len(card.labels)
+        self._card = card
         self._whole = load(path, card.digest, self._device).to(memory_format=torch.channels_last)
         self._forward: CpuForward | CudaForward
         if self._device.type == "cuda":
@@ -76,7 +76,7 @@ class TorchScriptEngine:
     @property
     def labels(self) -> int:
         """Number of classes."""
-        return self._labels
+        return len(self._card.labels)
 
     @property
     def channel_means(self) -> Mapping[str, NDArray[np.float32]]:
@@ -112,7 +112,7 @@ class TorchScriptEngine:
         batch = torch.from_numpy(images)
         with out_of_memory_named():
             if operation is Operation.PREDICT:
-                found = dict(zip(("logits", "probabilities", "embedding"), self._forward(batch), strict=True))
+                found = self._named(self._forward(batch))
             else:
                 explain = self._explain if operation is Operation.EXPLAIN else self._ablate
                 numbers = tuple(LAYERS.index(layer) for layer in layers)
@@ -129,6 +129,10 @@ class TorchScriptEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _named(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What `forward` gives, by name; without a reference its distance is nothing, and older artifacts have none."""
+        return dict(zip(self._card.outputs, outputs, strict=False))
+
     def _explain(self, images: Tensor, targets: Tensor, layers: tuple[int, ...]) -> dict[str, Tensor]:
         with torch.enable_grad():
             logits, target, embedding, maps, gradients = self._whole.explain(images, targets)
@@ -138,6 +142,8 @@ class TorchScriptEngine:
             "embedding": embedding,
             "target": target,
         }
+        if self._card.reference is not None:
+            found[DISTANCE] = self._whole.distance(maps)
         for layer in layers:
             found[f"maps.{LAYERS[layer]}"] = maps[layer]
             found[f"gradients.{LAYERS[layer]}"] = gradients[layer]
@@ -145,9 +151,8 @@ class TorchScriptEngine:
 
     @torch.inference_mode()
     def _ablate(self, images: Tensor, targets: Tensor, layers: tuple[int, ...]) -> dict[str, Tensor]:
-        logits, probabilities, embedding = self._whole(images)
-        target = torch.where(targets < 0, logits.argmax(dim=1), targets)
-        found = {"logits": logits, "probabilities": probabilities, "embedding": embedding, "target": target}
+        found = self._named(self._whole(images))
+        target = found["target"] = torch.where(targets < 0, found["logits"].argmax(dim=1), targets)
         maps = self._whole.maps(self._whole.normalise(images))
         for layer in layers:
             rows = [self._drops(layer, maps[layer][index], target[index]) for index in range(len(images))]

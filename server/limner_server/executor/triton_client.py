@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from limner_server.errors import LimnerError, UnavailableError, WrongStateError
-from limner_server.networks.card import ModelCard
-from limner_server.networks.triton import INPUT, OUTPUTS, digest_parameter, model_config
+from limner_server.networks.card import DISTANCE, ModelCard
+from limner_server.networks.triton import INPUT, digest_parameter, model_config
 
 _CHECK_TIMEOUT_S = 5.0
 """Longest wait for what a busy Triton says at once too: its own state, and a model's configuration."""
@@ -54,7 +54,9 @@ class TritonClient:
         self._name, self._version = name, str(version)
         self._digest_parameter, self._digest = digest_parameter(version), card.digest
         self._tensors = _tensors(model_config(name, {version: card}, "python"))
+        self._outputs = dict(card.outputs)
         self._max_batch_size = 1  # until Triton says more
+        self._tells_distance = False
         self._channel = grpc.insecure_channel(url, _CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -83,6 +85,7 @@ class TritonClient:
             raise self._error(error, "its configuration", self._check_timeout_s) from error
         self._check_config(config)
         self._max_batch_size = config.max_batch_size
+        self._tells_distance = DISTANCE in _tensors(config)
 
     def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Have Triton run images `(n, s, s)`, in batches no larger than it takes.
@@ -90,7 +93,7 @@ class TritonClient:
         Returns
         -------
         dict of str to ndarray
-            `logits` and `probabilities` `(n, k)`, and `embedding` `(n, c)`.
+            The outputs of the card, `(n, width)` each. Where Triton does not tell the distance, it is NaN.
 
         Raises
         ------
@@ -103,7 +106,7 @@ class TritonClient:
         """
         size = self._max_batch_size
         parts = [self._infer_batch(images[first : first + size]) for first in range(0, len(images), size)]
-        return {output: np.concatenate([part[output] for part in parts]) for output in OUTPUTS}
+        return {output: np.concatenate([part[output] for part in parts]) for output in self._outputs}
 
     def close(self) -> None:
         """End the connection."""
@@ -113,8 +116,9 @@ class TritonClient:
         request = service_pb2.ModelInferRequest(model_name=self._name, model_version=self._version)
         request.inputs.add(name=INPUT, datatype="FP32", shape=images.shape)
         request.raw_input_contents.append(images.tobytes())
-        for output in OUTPUTS:
-            request.outputs.add(name=output)
+        for output in self._outputs:
+            if output != DISTANCE or self._tells_distance:
+                request.outputs.add(name=output)
         try:
             reply = self._stub.ModelInfer(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
@@ -129,7 +133,10 @@ class TritonClient:
             for tensor, content in zip(reply.outputs, reply.raw_output_contents, strict=True)
         }
         arrays = {}
-        for output in OUTPUTS:
+        for output in self._outputs:
+            if output == DISTANCE and output not in contents:
+                arrays[output] = np.full((count, 1), np.nan, np.float32)
+                continue
             datatype, shape, content = contents.get(output, ("nothing", (), b""))
             expected = (count, *self._tensors[output][1])
             if (datatype, shape, len(content)) != ("FP32", expected, 4 * math.prod(expected)):
@@ -148,6 +155,8 @@ class TritonClient:
             raise WrongStateError(f"{self.description} has max_batch_size {config.max_batch_size}; expected 1 or more")
         tensors = _tensors(config)
         for name, expected in self._tensors.items():
+            if name == DISTANCE and name not in tensors:
+                continue  # beside an older version of the model, which knows none: one configuration stands for all
             found_tensor = tensors.get(name, ("nothing", ()))
             if not _fits(found_tensor, expected):
                 raise WrongStateError(

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from limner_server.errors import WrongStateError
 from limner_server.files import write_atomic
 from limner_server.networks.card import ModelCard
+from limner_server.networks.ensemble import Ensemble
+from limner_server.networks.reference import ReferenceSlices
 from limner_server.networks.resnet import LAYERS, Network, build_network
 
 LOW_PERCENTILE = 1.0
@@ -21,7 +23,7 @@ HIGH_PERCENTILE = 99.0
 
 
 class Artifact(nn.Module):
-    """Normalisation, network, temperature and channel means in one scriptable module. Always in eval mode.
+    """Normalisation, network, temperature, channel means and reference in one scriptable module. Always in eval mode.
 
     Parameters
     ----------
@@ -31,13 +33,20 @@ class Artifact(nn.Module):
         Divides the logits before the softmax, over 0.
     channel_means
         Mean of each channel over the training cohort, `(C_l,)` for each of `LAYERS`; None: zeros.
+    reference
+        The training slices that distances are measured from; None: distances are NaN.
     """
 
     def __init__(
-        self, network: Network, temperature: float = 1.0, channel_means: Sequence[Tensor] | None = None
+        self,
+        network: Network,
+        temperature: float = 1.0,
+        channel_means: Sequence[Tensor] | None = None,
+        reference: ReferenceSlices | None = None,
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
+        self.reference = reference or ReferenceSlices.none()
         means = channel_means or [torch.zeros(count) for count in network.channels()]
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
         for layer, mean in zip(LAYERS, means, strict=True):
@@ -51,11 +60,14 @@ class Artifact(nn.Module):
     mean_layer3: Tensor
     mean_layer4: Tensor
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits `(n, k)`, probabilities `(n, k)` and embedding `(n, c)` of images `(n, s, s)` float32."""
-        layer4 = self.network.maps(self.normalise(images))[4]
-        logits, embedding = self.network.head(layer4)
-        return logits, torch.softmax(logits / self.temperature, dim=1), embedding
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits and probabilities `(n, k)`, embedding `(n, c)` and distance `(n, 1)` of images `(n, s, s)` float32.
+
+        The distance is the one from the training slices, see `ReferenceSlices`.
+        """
+        maps = self.network.maps(self.normalise(images))
+        logits, embedding = self.network.head(maps[4])
+        return logits, torch.softmax(logits / self.temperature, dim=1), embedding, self.reference(maps)
 
     @torch.jit.export
     def normalise(self, images: Tensor) -> Tensor:
@@ -74,6 +86,12 @@ class Artifact(nn.Module):
     def resume(self, layer: int, maps: Tensor) -> Tensor:
         """Logits `(n, k)` by the rest of the network, from the maps of layer number `layer` on."""
         return self.network.resume(layer, maps)
+
+    @torch.jit.export
+    def distance(self, maps: list[Tensor]) -> Tensor:
+        """Distance from the training slices `(n, 1)`, from the maps of the five layers."""
+        distance: Tensor = self.reference(maps)
+        return distance
 
     @torch.jit.export
     def channel_means(self) -> list[Tensor]:
@@ -171,7 +189,17 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> torch.j
 
 
 def eager(module: torch.jit.ScriptModule, card: ModelCard) -> Artifact:
-    """The same artifact as a plain module with the same weights, for code that must reach inside (simulation)."""
-    artifact = Artifact(build_network(card.architecture, len(card.labels)))
-    artifact.load_state_dict(module.state_dict())
+    """The same artifact as a plain module with the same weights, for code that must reach inside (simulation).
+
+    Of an older file, which knows nothing of distances, it is an artifact without reference.
+    """
+    members = [build_network(card.architecture, len(card.labels)) for _ in range(card.members)]
+    reference = None
+    if hasattr(module, "reference"):
+        found = module.reference
+        reference = ReferenceSlices(
+            found.mean, found.scale, found.directions, found.damping, found.slices, found.neighbours
+        )
+    artifact = Artifact(members[0] if card.members == 1 else Ensemble(members), reference=reference)
+    artifact.load_state_dict(artifact.state_dict() | module.state_dict())
     return artifact.to(module.temperature.device)

@@ -15,6 +15,10 @@ from limner.imaging.grid import Grid
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+DISTANCE = "distance"
+"""Name of the output that only artifacts with a reference have."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -38,12 +42,14 @@ class CohortSummary(_Record):
 
 
 class Metric(_Record):
-    """A figure with its 95 % bootstrap interval over subjects."""
+    """A figure with its 95 % interval, which counts subjects."""
 
     name: str
     value: float
     low: float
     high: float
+    interval: str = "bootstrap"
+    """How the interval was found; docs/evaluation.md lists the ways."""
 
 
 class SliceLogits(_Record):
@@ -156,6 +162,8 @@ class Evaluation(_Record):
     """Two labels only, like AUC by DeLong."""
     delong: Metric | None = None
     """AUC by subject with its interval after DeLong."""
+    bootstrap: Metric | None = None
+    """AUC by subject with its percentile interval over resamples of subjects."""
     learning_curve: tuple[LearningPoint, ...] = ()
     """From the fewest subjects to all; empty where it was not asked for."""
     similar: tuple[SimilarPair, ...] = ()
@@ -175,6 +183,10 @@ class Reference(_Record):
     """Number of training slices in the artifact."""
     percentiles: Annotated[tuple[float, ...], Field(min_length=101, max_length=101)]
     """Percentiles 0 to 100 of the distance of held-out training subjects' slices."""
+
+    def judge(self, distance: float) -> tuple[float, bool]:
+        """Percentile of a distance, 0 to 100, and whether it is far: over the 99th."""
+        return float(np.interp(distance, self.percentiles, np.arange(101))), distance > self.percentiles[99]
 
 
 class SiblingModel(_Record):
@@ -231,6 +243,13 @@ class ModelCard(_Record):
     created: AwareDatetime
     digest: Digest
     """sha256 of `model.pt`."""
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Outputs of the artifact's `forward` by name, in order: number of values for one image."""
+        labels = len(self.labels)
+        outputs = {"logits": labels, "probabilities": labels, "embedding": self.channels[-1]}
+        return outputs | ({} if self.reference is None else {DISTANCE: 1})
 
     def choose(self, probabilities: Sequence[float] | NDArray[np.floating[Any]]) -> int:
         """Index of the label that probabilities `(k,)` stand for: of two by the threshold, else the most probable."""

@@ -18,7 +18,6 @@ from limner_server.networks.card import ModelCard
 Backend = Literal["pytorch", "python"]
 
 INPUT = "images"
-OUTPUTS = ("logits", "probabilities", "embedding")
 
 MAX_BATCH_SIZE = 64
 WARM_UP_RUNS = 2
@@ -26,7 +25,9 @@ WARM_UP_RUNS = 2
 
 
 def model_config(name: str, cards: Mapping[int, ModelCard], backend: Backend) -> model_config_pb2.ModelConfig:
-    """Triton's configuration of a model: one input `(s, s)`, the three outputs of `forward`, dynamic batching.
+    """Triton's configuration of a model: one input `(s, s)`, the outputs of `forward`, dynamic batching.
+
+    Only where every version knows distances is there an output for them.
 
     An idle model runs at once and a busy one gathers meanwhile, Triton's default; the number of instances and their
     devices are Triton's choice too.
@@ -46,13 +47,13 @@ def model_config(name: str, cards: Mapping[int, ModelCard], backend: Backend) ->
         Its parameters `digest.<version>` hold the sha256 of each version's artifact.
     """
     edge = _common(card.grid.size for card in cards.values())
-    labels = _common(len(card.labels) for card in cards.values())
-    width = _common(card.channels[-1] for card in cards.values())
+    outputs = [card.outputs for card in cards.values()]
     config = model_config_pb2.ModelConfig(name=name, backend=backend, max_batch_size=MAX_BATCH_SIZE)
     config.version_policy.specific.versions.extend(sorted(cards))
     config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_FP32, dims=[edge, edge])
-    for output, size in zip(OUTPUTS, (labels, labels, width), strict=True):
-        config.output.add(name=output, data_type=model_config_pb2.TYPE_FP32, dims=[size])
+    for name in min(outputs, key=len):
+        size = _common(each[name] for each in outputs)
+        config.output.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=[size])
     config.dynamic_batching.SetInParent()
     for version, card in cards.items():
         config.parameters[digest_parameter(version)].string_value = card.digest

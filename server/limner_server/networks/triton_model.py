@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 _INPUT = "images"
-_OUTPUTS = ("logits", "probabilities", "embedding")
+_OUTPUTS = ("logits", "probabilities", "embedding", "distance")
 
 
 class TritonPythonModel:
@@ -86,5 +86,5 @@ def _read_verified(path: Path, digests: Mapping[str, str]) -> bytes:
 
 def _response(request: Any, tensors: Sequence[Tensor]) -> Any:
     asked = request.requested_output_names()
-    named = [(name, tensor) for name, tensor in zip(_OUTPUTS, tensors, strict=True) if name in asked]
+    named = [(name, tensor) for name, tensor in zip(_OUTPUTS, tensors, strict=False) if name in asked]
     return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in named])

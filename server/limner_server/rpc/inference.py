@@ -7,6 +7,7 @@ from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
+from limner_server.networks.card import DISTANCE
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_all, answer_in_order
@@ -95,7 +96,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             id=image.id,
             subject=image.subject,
             status={},
-            prediction=prediction(model.card, output.arrays["logits"], output.arrays["probabilities"]),
+            prediction=prediction(
+                model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
+            ),
             timing=timing(output, grid_image.decode_s),
         )
 
@@ -124,7 +127,7 @@ def _failed(image: common_pb2.Image, error: LimnerError | ImageError) -> inferen
 
 
 def _count(roll_up: SubjectRollUp, result: inference_pb2.ImageResult) -> None:
-    roll_up.add(result.subject, result.prediction.logits if result.HasField("prediction") else None)
+    roll_up.add(result.subject, result.prediction if result.HasField("prediction") else None)
 
 
 def _check_priority(priority: int) -> None:

@@ -1,8 +1,9 @@
 """Parts of replies that several servicers build, and parts of requests that several read."""
 
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -59,7 +60,7 @@ def timestamp(time: datetime) -> Timestamp:
 def metrics(figures: Iterable[CardMetric]) -> Iterator[training_pb2.Metric]:
     """Translate the metrics of a card."""
     for metric in figures:
-        yield training_pb2.Metric(name=metric.name, value=metric.value, low=metric.low, high=metric.high)
+        yield training_pb2.Metric(**metric.model_dump())
 
 
 def job_progress(job: Job) -> common_pb2.Progress:
@@ -71,14 +72,25 @@ def job_progress(job: Job) -> common_pb2.Progress:
 
 
 def prediction(
-    card: ModelCard, logits: NDArray[np.float32], probabilities: NDArray[np.float32]
+    card: ModelCard,
+    logits: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    distance: NDArray[np.float32] | None = None,
 ) -> common_pb2.Prediction:
-    """Translate logits and probabilities `(k,)`, and add the label that the card chooses."""
-    return common_pb2.Prediction(
+    """Translate logits and probabilities `(k,)`, and add the label that the card chooses.
+
+    With the engine's `distance` (1,), if not NaN, it says how far the image lies from home, where the card knows that.
+    """
+    message = common_pb2.Prediction(
         logits=logits.tolist(),
         probabilities=probabilities.tolist(),
         label=card.labels[card.choose(probabilities)],
     )
+    value = math.nan if distance is None else distance.item()
+    if card.reference is not None and not math.isnan(value):
+        percentile, far = card.reference.judge(value)
+        message.distance.value, message.distance.percentile, message.distance.far = value, percentile, far
+    return message
 
 
 def timing(output: Output, decode_s: float) -> common_pb2.Timing:
@@ -92,30 +104,32 @@ def timing(output: Output, decode_s: float) -> common_pb2.Timing:
 
 
 class SubjectRollUp:
-    """Gathers the logits of each subject's images; keeps two numbers a label, not the images."""
+    """Gathers the logits of each subject's images, and how many lie far; keeps sums, not the images."""
 
     def __init__(self, card: ModelCard) -> None:
         self._card = card
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._images: dict[str, int] = defaultdict(int)
         self._failed: dict[str, int] = defaultdict(int)
+        self._far: dict[str, int] = defaultdict(int)
 
-    def add(self, subject: str, logits: Sequence[float] | None) -> None:
-        """Count one image: its logits `(k,)`, or None where it failed. An image without subject is not rolled up."""
+    def add(self, subject: str, found: common_pb2.Prediction | None) -> None:
+        """Count one image: its prediction, or None where it failed. An image without subject is not rolled up."""
         if not subject:
             return
         total = self._sums.setdefault(subject, np.zeros(len(self._card.labels)))
-        if logits is None:
+        if found is None:
             self._failed[subject] += 1
         else:
-            total += logits
+            total += found.logits
             self._images[subject] += 1
+            self._far[subject] += found.distance.far
 
     def results(self) -> Iterator[common_pb2.SubjectResult]:
         """One result for each subject, in order of first appearance: the prediction of its mean logits."""
         for subject, total in self._sums.items():
             result = common_pb2.SubjectResult(
-                subject=subject, images=self._images[subject], failed=self._failed[subject]
+                subject=subject, images=self._images[subject], failed=self._failed[subject], far=self._far[subject]
             )
             if result.images:
                 logits = (total / result.images).astype(np.float32)

@@ -8,6 +8,7 @@ from torch import nn
 
 from limner_server.executor.cuda import PROBABILITY_TOLERANCE, CudaForward, Folded, fold_batch_norms
 from limner_server.networks.artifact import Artifact
+from limner_server.networks.reference import ReferenceSlices
 from limner_server.networks.resnet import build_network
 
 SIZE = 32
@@ -21,7 +22,8 @@ def artifact(architecture: str = "resnet18") -> Artifact:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean = 0.2 * torch.randn(module.num_features)
             module.running_var = 0.5 + torch.rand(module.num_features)
-    return Artifact(network, temperature=1.7)
+    reference = ReferenceSlices.of(network.eval(), torch.randn(12, 1, SIZE, SIZE))
+    return Artifact(network, temperature=1.7, reference=reference)
 
 
 @pytest.fixture
@@ -47,8 +49,9 @@ def test_folding_leaves_no_batch_normalisation_and_the_same_numbers(architecture
 @torch.inference_mode()
 def test_a_short_type_answers_in_float32_and_nearby(dtype: torch.dtype, images: torch.Tensor) -> None:
     whole = artifact()
-    logits, probabilities, embedding = Folded(whole, dtype)(images)
-    assert {logits.dtype, probabilities.dtype, embedding.dtype} == {torch.float32}
+    logits, probabilities, embedding, distance = Folded(whole, dtype)(images)
+    assert {output.dtype for output in (logits, probabilities, embedding, distance)} == {torch.float32}
+    torch.testing.assert_close(distance, whole(images)[3], rtol=0.02, atol=0)
     assert 0 < (probabilities - whole(images)[1]).abs().max() < 10 * PROBABILITY_TOLERANCE
 
 

@@ -14,8 +14,9 @@ from limner_server.executor.executor import Executor
 from limner_server.executor.torchscript import TorchScriptEngine, out_of_memory_named
 from limner_server.networks.artifact import Artifact, export, load, margins
 from limner_server.networks.card import ModelCard
+from limner_server.networks.reference import ReferenceSlices
 from limner_server.networks.resnet import LAYERS, build_network
-from tests.server.networks.cards import make_card
+from tests.server.networks.cards import REFERENCE, make_card
 
 SIZE = 32
 NO_TARGETS = np.full(16, -1, np.int64)
@@ -30,9 +31,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean = 0.2 * torch.randn(module.num_features)
             module.running_var = 0.5 + torch.rand(module.num_features)
-    artifact = Artifact(network, 1.7, [torch.rand(channels) for channels in network.channels()])
+    means = [torch.rand(channels) for channels in network.channels()]
+    reference = ReferenceSlices.of(network.eval(), torch.randn(12, 1, SIZE, SIZE))
     path = tmp_path_factory.mktemp("artifact") / "model.pt"
-    return path, make_card(labels=("a", "b", "c"), digest=export(artifact, path))
+    digest = export(Artifact(network, 1.7, means, reference), path)
+    return path, make_card(labels=("a", "b", "c"), digest=digest, reference=REFERENCE)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +60,27 @@ def test_predict_equals_the_artifact(
     engine: TorchScriptEngine, module: torch.jit.ScriptModule, images: NDArray[np.float32]
 ):
     found = engine.run(Operation.PREDICT, (), images, NO_TARGETS)
-    expected = dict(zip(("logits", "probabilities", "embedding"), module(torch.from_numpy(images)), strict=True))
+    names = ("logits", "probabilities", "embedding", "distance")
+    expected = dict(zip(names, module(torch.from_numpy(images)), strict=True))
     assert found.keys() == expected.keys()
     for name, array in found.items():
         np.testing.assert_allclose(array, expected[name].numpy(), atol=1e-5)
     assert np.ptp(found["probabilities"], axis=0).max() > 0.01, "the images must differ for this to mean anything"
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_only_a_card_with_a_reference_brings_a_distance(
+    exported: tuple[Path, ModelCard], engine: TorchScriptEngine, images: NDArray[np.float32], operation: Operation
+):
+    path, card = exported
+    without = TorchScriptEngine(path, card.model_copy(update={"reference": None}), threads=1)
+    without.warm(SIZE, 2)
+    layers = () if operation is Operation.PREDICT else ("layer4",)
+    found = engine.run(operation, layers, images[:2], NO_TARGETS[:2])
+    assert found.keys() - without.run(operation, layers, images[:2], NO_TARGETS[:2]).keys() == {"distance"}
+    expected = engine.run(Operation.PREDICT, (), images[:2], NO_TARGETS[:2])["distance"]
+    assert expected.shape == (2, 1)
+    np.testing.assert_allclose(found["distance"], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 3, 16])

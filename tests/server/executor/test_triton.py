@@ -30,9 +30,9 @@ from limner_server.executor.triton_client import TritonClient
 from limner_server.networks.artifact import Artifact, export
 from limner_server.networks.card import ModelCard
 from limner_server.networks.resnet import build_network
-from limner_server.networks.triton import OUTPUTS, model_config
+from limner_server.networks.triton import model_config
 from tests.sdk.servers import serving
-from tests.server.networks.cards import make_card
+from tests.server.networks.cards import REFERENCE, make_card
 
 SIZE = 32
 IMAGES = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((SIZE, SIZE), np.float32)
@@ -46,6 +46,7 @@ class StandIn(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def __init__(self, card: ModelCard) -> None:
         self.config = model_config("m", {3: card}, "pytorch")
+        self._widths = card.outputs
         self.batches: list[int] = []
         self.alter: Alter = lambda _: None
         self.status: grpc.StatusCode | None = None
@@ -73,8 +74,9 @@ class StandIn(GRPCInferenceServiceServicer):  # type: ignore[misc]
         if self.status is not None:
             context.abort(self.status, "as the test wants it")
         reply = service_pb2.ModelInferResponse(model_name="m", model_version="3")
-        for output, width in zip(OUTPUTS, (2, 2, 512), strict=True):
-            reply.outputs.add(name=output, datatype="FP32", shape=(len(images), width))
+        for output in request.outputs:
+            width = self._widths[output.name]
+            reply.outputs.add(name=output.name, datatype="FP32", shape=(len(images), width))
             reply.raw_output_contents.append(images.max(axis=(1, 2)).repeat(width).tobytes())
         self.alter(reply)
         return reply
@@ -87,7 +89,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]
     network = build_network("resnet18", 2)
     path = tmp_path_factory.mktemp("artifact") / "model.pt"
     means = [torch.rand(channels) for channels in network.channels()]
-    return path, make_card(digest=export(Artifact(network, 1.3, means), path))
+    return path, make_card(digest=export(Artifact(network, 1.3, means), path), reference=REFERENCE)
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ def test_a_batch_is_sent_in_parts_that_triton_takes(engine: TritonEngine, triton
     engine.warm(SIZE, 16)
     arrays = engine.run(Operation.PREDICT, (), IMAGES, NO_TARGETS)
     assert triton.batches == [2, 2, 1]
-    assert [array.shape for array in arrays.values()] == [(5, 2), (5, 2), (5, 512)]
+    assert [array.shape for array in arrays.values()] == [(5, 2), (5, 2), (5, 512), (5, 1)]
     assert all(np.array_equal(array[:, -1], np.arange(5)) for array in arrays.values())
 
 
@@ -159,6 +161,16 @@ def test_another_model_is_refused_when_loaded(triton: StandIn, url: str, line: s
     with pytest.raises(WrongStateError, match=said) as caught:
         TritonClient(url, 5.0, "m", 3, card).check()
     assert url in str(caught.value)
+
+
+def test_a_triton_that_tells_no_distance_serves_all_else(engine: TritonEngine, triton: StandIn) -> None:
+    """As one does that has an older version of the model beside this one."""
+    del triton.config.output[3]
+    engine.warm(SIZE, 16)
+    arrays = engine.run(Operation.PREDICT, (), IMAGES, NO_TARGETS)
+    assert arrays["logits"][:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert arrays["distance"].shape == (5, 1)
+    assert np.isnan(arrays["distance"]).all()
 
 
 def test_sizes_that_triton_leaves_open_are_accepted(engine: TritonEngine, triton: StandIn) -> None:

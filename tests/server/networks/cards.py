@@ -11,10 +11,14 @@ from limner_server.networks.card import (
     Metric,
     ModelCard,
     Normalisation,
+    Reference,
     SliceLogits,
     SubjectPrediction,
     Threshold,
 )
+
+REFERENCE = Reference(neighbours=5, slices=12, percentiles=tuple(number / 100 for number in range(101)))
+"""Distances from 0 to 1, each as frequent as any other."""
 
 
 def make_card(**changes: object) -> ModelCard:

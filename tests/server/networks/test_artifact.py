@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limner_server.errors import StorageFullError, WrongStateError
 from limner_server.networks.artifact import Artifact, eager, export, load, margins, normalise
+from limner_server.networks.reference import ReferenceSlices
 from limner_server.networks.resnet import LAYERS, build_network
 from tests.server.networks.cards import make_card
 
@@ -23,7 +24,8 @@ def artifact() -> Artifact:
     torch.manual_seed(0)
     network = build_network("resnet18", LABELS)
     means = [torch.rand(count) for count in network.channels()]
-    return Artifact(network, temperature=2.0, channel_means=means)
+    reference = ReferenceSlices.of(network.eval(), torch.randn(12, 1, 48, 48))
+    return Artifact(network, temperature=2.0, channel_means=means, reference=reference)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_the_exported_artifact_equals_the_module(
 
 
 def test_probabilities_are_temperature_scaled(served: torch.jit.ScriptModule, images: Tensor) -> None:
-    logits, probabilities, embedding = served(images)
+    logits, probabilities, embedding, _ = served(images)
     torch.testing.assert_close(probabilities, torch.softmax(logits / 2.0, dim=1))
     assert embedding.shape == (16, 512)
 
@@ -107,7 +109,7 @@ def test_explain_gradients_of_every_layer_agree_with_differences(
     artifact: Artifact, served: torch.jit.ScriptModule, images: Tensor
 ) -> None:
     double = Artifact(build_network("resnet18", LABELS))
-    double.load_state_dict(artifact.state_dict())
+    double.network.load_state_dict(artifact.network.state_dict())
     double.double()
     target = torch.tensor([1])
     _, _, _, maps, gradients = served.explain(images[:1], target)
@@ -125,7 +127,7 @@ def test_explain_gradients_of_every_layer_agree_with_differences(
 
 def test_explain_agrees_with_forward_and_chooses_the_predicted(served: torch.jit.ScriptModule, images: Tensor) -> None:
     logits, target, embedding, maps, gradients = served.explain(images, torch.full((16,), -1))
-    expected_logits, _, expected_embedding = served(images)
+    expected_logits, _, expected_embedding, _ = served(images)
     torch.testing.assert_close(logits, expected_logits)
     torch.testing.assert_close(embedding, expected_embedding)
     assert torch.equal(target, logits.argmax(dim=1))

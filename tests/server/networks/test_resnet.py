@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from limner_server.errors import InvalidInputError
+from limner_server.networks.artifact import Artifact, export, load, normalise
 from limner_server.networks.resnet import ARCHITECTURES, LAYERS, build_network
 
 
@@ -32,6 +33,24 @@ def test_channels_are_those_of_the_architecture(architecture: str) -> None:
         channels = build_network(architecture, 2).channels()
     expected = (64, 64, 128, 256, 512) if architecture in ("resnet18", "resnet34") else (64, 256, 512, 1024, 2048)
     assert channels == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_starts_from_torchvisions_file_and_exports(tmp_path: Path, architecture: str) -> None:
+    """Weights for 1000 classes and three channels, of which all but the classifier's are taken."""
+    torch.manual_seed(0)
+    trunk = ARCHITECTURES[architecture](num_classes=1000)
+    file = tmp_path / "weights.safetensors"
+    save_file(trunk.state_dict(), file)
+    network = build_network(architecture, 2, file).eval()
+    assert torch.equal(network.layer4[-1].conv2.weight, trunk.layer4[-1].conv2.weight)
+    torch.testing.assert_close(network.stem[0].weight, trunk.conv1.weight.sum(dim=1, keepdim=True))
+    images = torch.rand(1, 32, 32)
+    expected = network(normalise(images))
+    digest = export(Artifact(network), tmp_path / "model.pt")
+    logits, _, embedding = load(tmp_path / "model.pt", digest)(images)[:3]
+    torch.testing.assert_close(logits, expected)
+    assert embedding.shape == (1, network.channels()[-1])
 
 
 def test_resume_leaves_the_maps_it_was_given_unchanged() -> None:

@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 from limner.imaging.grid import Grid
 from limner_server.networks.repository import CODE_FILE, CONFIG_FILES, ModelRepository
 from limner_server.networks.triton import Backend, model_config
-from tests.server.networks.cards import make_card
+from tests.server.networks.cards import REFERENCE, make_card
 from tests.server.networks.test_repository import stage
 
 
@@ -21,7 +21,7 @@ def read(repository: ModelRepository, file: str) -> model_config_pb2.ModelConfig
 @pytest.mark.parametrize(("file", "backend"), CONFIG_FILES.items())
 def test_tritons_own_parser_reads_each_configuration(tmp_path: Path, file: str, backend: Backend) -> None:
     repository = ModelRepository(tmp_path / "models")
-    repository.publish("m", stage(tmp_path / "staged", "t", digest="a" * 64))
+    repository.publish("m", stage(tmp_path / "staged", "t", digest="a" * 64, reference=REFERENCE))
     config = read(repository, file)
     assert (config.name, config.backend) == ("m", backend)
     assert config.max_batch_size > 1
@@ -31,6 +31,7 @@ def test_tritons_own_parser_reads_each_configuration(tmp_path: Path, file: str, 
         ("logits", [2]),
         ("probabilities", [2]),
         ("embedding", [512]),
+        ("distance", [1]),
     ]
     assert all(t.data_type == model_config_pb2.TYPE_FP32 for t in (*config.input, *config.output))
     assert config.parameters["digest.1"].string_value == "a" * 64
@@ -68,6 +69,13 @@ def test_versions_that_differ_have_any_size_and_no_warm_up() -> None:
     assert not config.model_warmup
     alone = model_config("m", {3: cards[3]}, "python")
     assert [list(output.dims) for output in alone.output] == [[3], [3], [512]]
+
+
+def test_a_version_without_reference_leaves_the_others_without_distance() -> None:
+    """One configuration stands for all, and Triton's LibTorch backend fails on an output that a version lacks."""
+    cards = {1: make_card(), 2: make_card(reference=REFERENCE)}
+    assert "distance" not in {output.name for output in model_config("m", cards, "pytorch").output}
+    assert "distance" in {output.name for output in model_config("m", {2: cards[2]}, "pytorch").output}
 
 
 def test_a_model_that_is_gone_leaves_nothing_for_triton(tmp_path: Path) -> None:

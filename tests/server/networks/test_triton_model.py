@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from limner.imaging.grid import Grid
 from limner_server.networks.repository import ModelRepository
-from tests.server.networks.cards import make_card
+from tests.server.networks.cards import REFERENCE, make_card
 from tests.triton_server import TritonServer, install_triton
 
 BATCH = 4
@@ -25,21 +25,32 @@ TOO_BRIGHT = 1000
 CONFIG = "configs/python.pbtxt"
 
 
-class Picky(torch.nn.Module):
-    """Logits are mean and minimum of an image, the embedding is its maximum; fails where that is bright."""
+class Old(torch.nn.Module):
+    """As before there were distances. Logits are mean and minimum of an image, the embedding is its maximum."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if bool(images.max() > 1000):
-            raise ValueError("too bright")
         logits = torch.stack([images.mean(dim=(1, 2)), images.amin(dim=(1, 2))], dim=1)
         return logits, torch.softmax(logits, dim=1), images.amax(dim=(1, 2)).unsqueeze(1)
 
 
-def publish(repository: ModelRepository, name: str, staging: Path, size: int = 32) -> None:
+class Picky(Old):
+    """The same with minus the maximum as distance; fails where an image is bright."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        if bool(images.max() > 1000):
+            raise ValueError("too bright")
+        logits = torch.stack([images.mean(dim=(1, 2)), images.amin(dim=(1, 2))], dim=1)
+        largest = images.amax(dim=(1, 2)).unsqueeze(1)
+        return logits, torch.softmax(logits, dim=1), largest, -largest
+
+
+def publish(repository: ModelRepository, name: str, staging: Path, size: int = 32, *, old: bool = False) -> None:
     staging.mkdir()
-    torch.jit.save(torch.jit.script(Picky().eval()), staging / "model.pt")
+    torch.jit.save(torch.jit.script((Old() if old else Picky()).eval()), staging / "model.pt")
     digest = hashlib.sha256((staging / "model.pt").read_bytes()).hexdigest()
-    card = make_card(training=staging.name, grid=Grid(size=size), channels=(1, 1, 1, 1, 1), digest=digest)
+    reference = None if old else REFERENCE
+    changes = {"training": staging.name, "digest": digest, "reference": reference, "channels": (1,) * 5}
+    card = make_card(grid=Grid(size=size), **changes)
     (staging / "card.json").write_text(card.model_dump_json())
     repository.publish(name, staging)
 
@@ -68,6 +79,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GRPCInferenceServ
     configure(repository, "no-threads", INTRA_OP_THREAD_COUNT="0")
     configure(repository, "changed-configuration", digest__1="f" * 64)
     (repository.root / "changed-file/1/model.pt").write_bytes(b"another file")
+    publish(repository, "old", folder / "old", old=True)
     publish(repository, "two-grids", folder / "two-grids", 32)
     publish(repository, "two-grids", folder / "two-grids-2", 64)
     server = TritonServer(repository.root, folder)
@@ -84,7 +96,7 @@ def infer(
     images: NDArray[np.float32],
     model: str = "picky",
     version: int = 1,
-    outputs: tuple[str, ...] = ("logits", "probabilities", "embedding"),
+    outputs: tuple[str, ...] = ("logits", "probabilities", "embedding", "distance"),
 ) -> dict[str, NDArray[np.float32]]:
     request = service_pb2.ModelInferRequest(model_name=model, model_version=str(version))
     request.inputs.add(name="images", datatype="FP32", shape=images.shape)
@@ -107,10 +119,16 @@ def test_a_batch_has_the_exact_answers(stub: GRPCInferenceServiceStub) -> None:
     assert found["logits"].tolist() == [[index + 15.5 / 8, index] for index in range(BATCH)]
     assert found["probabilities"].sum(axis=1) == pytest.approx(np.ones(BATCH))
     assert found["embedding"].tolist() == [[index + 31 / 8] for index in range(BATCH)]
+    assert found["distance"].tolist() == (-found["embedding"]).tolist()
 
 
 def test_only_the_outputs_asked_for_are_sent(stub: GRPCInferenceServiceStub) -> None:
     assert infer(stub, ramps(BATCH), outputs=("embedding",)).keys() == {"embedding"}
+
+
+def test_an_artifact_from_before_there_were_distances_is_served(stub: GRPCInferenceServiceStub) -> None:
+    found = infer(stub, ramps(2), "old", outputs=("logits", "probabilities", "embedding"))
+    assert found["logits"].tolist() == [[index + 15.5 / 8, index] for index in range(2)]
 
 
 def test_waiting_requests_are_one_batch_and_each_gets_its_own(stub: GRPCInferenceServiceStub) -> None:

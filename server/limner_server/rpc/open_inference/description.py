@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from limner_server.networks.card import ModelCard
-from limner_server.networks.triton import INPUT, OUTPUTS, model_config
+from limner_server.networks.triton import INPUT, model_config
 from limner_server.serving import ServedModel, Version
 from limner_server.statistics import Duration, Statistics
 
@@ -16,18 +16,12 @@ PLATFORM = "pytorch_libtorch"
 _BATCH_DIMENSION = -1
 
 
-def output_widths(card: ModelCard) -> dict[str, int]:
-    """Number of values that each output has for one image."""
-    labels = len(card.labels)
-    return dict(zip(OUTPUTS, (labels, labels, card.channels[-1]), strict=True))
-
-
 def model_metadata(version: Version, numbers: Sequence[int], card: ModelCard) -> service_pb2.ModelMetadataResponse:
     """Tell the tensors of a version, and the numbers of all versions of its model."""
     edge = card.grid.size
     reply = service_pb2.ModelMetadataResponse(name=version.name, versions=map(str, numbers), platform=PLATFORM)
     reply.inputs.add(name=INPUT, datatype="FP32", shape=[_BATCH_DIMENSION, edge, edge])
-    for name, width in output_widths(card).items():
+    for name, width in card.outputs.items():
         reply.outputs.add(name=name, datatype="FP32", shape=[_BATCH_DIMENSION, width])
     return reply
 

@@ -13,9 +13,8 @@ from tritonclient.grpc import service_pb2
 from limner_server.errors import InvalidInputError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Output
-from limner_server.networks.triton import INPUT, OUTPUTS
+from limner_server.networks.triton import INPUT
 from limner_server.rpc.inference import MAX_IMAGES
-from limner_server.rpc.open_inference.description import output_widths
 from limner_server.rpc.open_inference.shared_memory import SharedMemory
 from limner_server.serving import ServedModel
 
@@ -47,9 +46,6 @@ class Wanted:
 
     name: str
     place: Place | None = None
-
-
-_EVERYTHING = tuple(Wanted(name) for name in OUTPUTS)
 
 
 def read_images(request: service_pb2.ModelInferRequest, edge: int, memory: SharedMemory) -> NDArray[np.float32]:
@@ -87,12 +83,13 @@ def read_wanted(
     InvalidInputError, NotFoundError, WrongStateError
         An output that there is not or that is asked for twice; memory that it does not fit into.
     """
+    known = model.card.outputs
     if not request.outputs:
-        return _EVERYTHING
+        return [Wanted(name) for name in known]
     names = [output.name for output in request.outputs]
     for index, name in enumerate(names):
-        if name not in OUTPUTS or name in names[:index]:
-            raise InvalidInputError("outputs.name", name, f"each once: {', '.join(OUTPUTS)}")
+        if name not in known or name in names[:index]:
+            raise InvalidInputError("outputs.name", name, f"each once: {', '.join(known)}")
     return [_wanted(output, model, images, memory) for output in request.outputs]
 
 
@@ -163,7 +160,7 @@ def _wanted(
     if _REGION not in parameters:
         return Wanted(output.name)
     place = _place(parameters, memory)
-    size = images * output_widths(model.card)[output.name] * _FLOAT32.itemsize
+    size = images * model.card.outputs[output.name] * _FLOAT32.itemsize
     if len(place.view) < size:
         raise InvalidInputError(f"{output.name}.{_BYTE_SIZE}", len(place.view), f"{size} or more")
     return Wanted(output.name, place)
