@@ -90,14 +90,14 @@ def test_a_simulated_image_is_valid_and_marked_everywhere(tmp_path: Path) -> Non
 def test_the_same_result_has_the_same_uid_and_another_does_not(tmp_path: Path) -> None:
     uids = []
     for index, pixels in enumerate((RAMP, RAMP, RAMP[:, ::-1])):
-        simulated_dicom(tmp_path / f"{index}.dcm", pixels, "a", MODEL, 1.0)
+        simulated_dicom(tmp_path / f"{index}.dcm", pixels, "a", MODEL, 1.0, note="")
         uids.append(dcmread(tmp_path / f"{index}.dcm").SOPInstanceUID)
     assert uids[0] == uids[1] != uids[2]
 
 
 @pytest.mark.parametrize("label", ["a^b=c\\d", "é" * 200, "../x", ""])
 def test_any_label_gives_a_valid_name(tmp_path: Path, label: str) -> None:
-    simulated_dicom(tmp_path / "a.dcm", RAMP, label, MODEL, 1.0)
+    simulated_dicom(tmp_path / "a.dcm", RAMP, label, MODEL, 1.0, note="")
     assert_valid_dicom(tmp_path / "a.dcm")
 
 
@@ -171,7 +171,7 @@ def test_without_highdicom_the_extra_is_named(tmp_path: Path) -> None:
         "import sys; sys.modules['highdicom'] = None\n"
         "from pathlib import Path; import numpy as np\n"
         "from limner.imaging import ModelReference, simulated_dicom\n"
-        "simulated_dicom(Path('a.dcm'), np.eye(4), 'a', ModelReference('m', '1', 'd'), 1.0)"
+        "simulated_dicom(Path('a.dcm'), np.eye(4), 'a', ModelReference('m', '1', 'd'), 1.0, note='')"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "ModuleNotFoundError: DICOM output needs highdicom: pip install 'limner[gateway]'" in found.stderr

@@ -16,7 +16,6 @@ from limner.cli.common import (
     ModelArgument,
     Server,
     connect,
-    file_name,
     make_table,
     note,
     percent,
@@ -24,13 +23,9 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
-from limner.imaging import ModelReference, simulated_dicom, write_png
-from limner.imaging.export import SIMULATED_MARK
 from limner.imaging.files import replace_file
-from limner.types import Check, Progress, SimulationMethod, SimulationResult, Verdict
-
-# Values shown as black and white, in standard deviations of a normalised slice: the same for all classes.
-WINDOW = (-2.5, 3.5)
+from limner.simulated import figure, shortcoming
+from limner.types import Progress, SimulationMethod, SimulationResult, Verdict
 
 
 def simulate(
@@ -71,7 +66,7 @@ def simulate(
     exported = result.verdict is Verdict.EXPLANATION or allow_failed
     _write_result(folder, result)
     if exported:
-        _write_images(folder, result, dicom)
+        result.export(folder, allow_failed=allow_failed, dicom=dicom)
     if as_json:
         print_json(result)
     else:
@@ -80,49 +75,17 @@ def simulate(
 
 
 def _conclude(folder: Path, result: SimulationResult, exported: bool) -> None:
-    note(f"verdict: {_mark(result) or 'explanation'}; {NOTICE}")
+    note(f"verdict: {shortcoming(result) or 'explanation'}; {NOTICE}")
     if not exported:
         note(f"no images were written, as they are no explanation (--allow-failed writes them marked); see {folder}")
         raise typer.Exit(FAILED)
     note(f"wrote {len(result.images)} images to {folder}")
 
 
-def _mark(result: SimulationResult) -> str:
-    """Return what keeps the result from being an explanation; nothing where it is one."""
-    match result.verdict:
-        case Verdict.EXPLANATION:
-            return ""
-        case Verdict.FAILED_CHECK:
-            failed = ", ".join(f"{check.number} {check.name} {_figure(check)}" for check in result.failed_gates)
-            return f"failed check {failed}"
-        case Verdict.UNCHECKED:
-            return "unchecked"
-
-
-def _figure(check: Check) -> str:
-    if not check.ran:
-        return "not run"
-    return f"{check.value:.3g}, expected at {'most' if check.at_most else 'least'} {check.threshold:g}"
-
-
 def _write_result(folder: Path, result: SimulationResult) -> None:
     fields = {"notice": NOTICE, **result.to_dict()}
     with replace_file(folder / "result.json") as temporary:
         temporary.write_bytes(to_json(fields, indent=2, inf_nan_mode="null"))
-
-
-def _write_images(folder: Path, result: SimulationResult, dicom: bool) -> None:
-    mark = _mark(result)
-    prefix = "" if not mark else "failed-check-" if result.verdict is Verdict.FAILED_CHECK else "unchecked-"
-    model = ModelReference(result.model.name, result.model.version, result.model.digest)
-    spacing = result.grid.fov_mm / result.grid.size
-    for image in result.images:
-        path = folder / f"{prefix}{file_name(image.label)}"
-        caption = "\n".join(filter(None, (SIMULATED_MARK, f"simulated class: {image.label}", mark)))
-        write_png(path.with_name(path.name + ".png"), image.image, WINDOW, caption)
-        if dicom:
-            target = path.with_name(path.name + ".dcm")
-            simulated_dicom(target, image.image, image.label, model, spacing, WINDOW, mark)
 
 
 def _show(result: SimulationResult) -> None:
@@ -135,5 +98,5 @@ def _show(result: SimulationResult) -> None:
     for check in result.checks:
         outcome = ("passed" if check.passed else "failed") if check.ran else "not run"
         name = f"{check.number} {check.name}" + ("" if check.gate else " (reported)")
-        checks.add_row(name, _figure(check), outcome, Text(check.detail))
+        checks.add_row(name, figure(check), outcome, Text(check.detail))
     print_table(checks)

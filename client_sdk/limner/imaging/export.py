@@ -2,7 +2,7 @@
 
 Secondary Capture (PS3.3 A.8.1) by highdicom, from the extra `limner[gateway]`. A simulated image belongs to no patient
 and says so in its name; a heat map joins the patient and the study of its source and refers to it. Files are whole or
-not there. It judges nothing: whether a simulated image passed its checks is the caller's to say, in `note`.
+not there. It judges nothing: what kept a simulated image from being an explanation is the caller's to say, in `note`.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,8 @@ def simulated_dicom(
     model: ModelReference,
     spacing_mm: float,
     window: Window | None = None,
-    note: str = "",
+    *,
+    note: str,
 ) -> None:
     """Write the simulated image of a class as Secondary Capture DICOM of a patient named SIMULATED.
 
@@ -98,7 +99,8 @@ def simulated_dicom(
     window
         See `write_png`.
     note
-        Said in the caption and the description too, such as 'failed check 2: d 0.3, expected at least 1.0'.
+        What keeps the image from being an explanation, such as 'failed check 2: d 0.3, expected at least 1.0', said in
+        the caption and the description. Empty only where every gate was passed; `SimulationResult.export` knows that.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,3 +33,8 @@ def replace_file(path: Path, private: bool = False, overwrite: bool = True) -> I
                 path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """Return text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"

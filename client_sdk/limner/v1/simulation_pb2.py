@@ -23,33 +23,37 @@ _sym_db = _symbol_database.Default()
 
 
 from limner.v1 import common_pb2 as limner_dot_v1_dot_common__pb2
+from limner.v1 import feature_pb2 as limner_dot_v1_dot_feature__pb2
+from limner.v1 import training_pb2 as limner_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alimner/v1/simulation.proto\x12\tlimner.v1\x1a\x16limner/v1/common.proto\"\xcd\x01\n\x0fSimulateRequest\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.limner.v1.ModelSpec\x12\x0e\n\x06\x63ohort\x18\x02 \x01(\t\x12+\n\x06method\x18\x03 \x01(\x0e\x32\x1b.limner.v1.SimulationMethod\x12\x12\n\x05steps\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x13\n\x06\x63hecks\x18\x06 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_stepsB\x07\n\x05_seedB\t\n\x07_checks\"\xc9\x01\n\x0eSimulatedImage\x12\r\n\x05label\x18\x01 \x01(\t\x12#\n\x05image\x18\x02 \x01(\x0b\x32\x14.limner.v1.GridArray\x12)\n\nprediction\x18\x03 \x01(\x0b\x32\x15.limner.v1.Prediction\x12\x18\n\x10nearest_instance\x18\x04 \x01(\t\x12\x17\n\x0fnearest_subject\x18\x05 \x01(\t\x12%\n\x07nearest\x18\x06 \x01(\x0b\x32\x14.limner.v1.GridArray\"\xa3\x01\n\x05\x43heck\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0f\n\x07\x61t_most\x18\x05 \x01(\x08\x12\x0e\n\x06passed\x18\x06 \x01(\x08\x12\x0c\n\x04gate\x18\x07 \x01(\x08\x12\x0b\n\x03ran\x18\x08 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x0e\n\x06values\x18\n \x03(\x01\"R\n\x0cLayerLineage\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\r\x12\x10\n\x08selected\x18\x03 \x03(\r\x12\x0f\n\x07weights\x18\x04 \x03(\x01\"P\n\x0eSubjectLineage\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06slices\x18\x03 \x01(\r\x12\x0e\n\x06weight\x18\x04 \x01(\x01\"\x93\x03\n\x10SimulationResult\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\x0e\n\x06\x63ohort\x18\x02 \x01(\t\x12\x15\n\rcohort_digest\x18\x03 \x01(\t\x12+\n\x06method\x18\x04 \x01(\x0e\x32\x1b.limner.v1.SimulationMethod\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12)\n\x06images\x18\x07 \x03(\x0b\x32\x19.limner.v1.SimulatedImage\x12 \n\x06\x63hecks\x18\x08 \x03(\x0b\x32\x10.limner.v1.Check\x12#\n\x07verdict\x18\t \x01(\x0e\x32\x12.limner.v1.Verdict\x12\'\n\x06layers\x18\n \x03(\x0b\x32\x17.limner.v1.LayerLineage\x12+\n\x08subjects\x18\x0b \x03(\x0b\x32\x19.limner.v1.SubjectLineage\x12\x1d\n\x04grid\x18\x0c \x01(\x0b\x32\x0f.limner.v1.Grid\"r\n\x10SimulateResponse\x12\'\n\x08progress\x18\x01 \x01(\x0b\x32\x13.limner.v1.ProgressH\x00\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1b.limner.v1.SimulationResultH\x00\x42\x06\n\x04item*w\n\x10SimulationMethod\x12!\n\x1dSIMULATION_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSIMULATION_METHOD_INVERSION\x10\x01\x12\x1f\n\x1bSIMULATION_METHOD_COMPOSITE\x10\x02*l\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x17\n\x13VERDICT_EXPLANATION\x10\x01\x12\x18\n\x14VERDICT_FAILED_CHECK\x10\x02\x12\x15\n\x11VERDICT_UNCHECKED\x10\x03\x32Z\n\x11SimulationService\x12\x45\n\x08Simulate\x12\x1a.limner.v1.SimulateRequest\x1a\x1b.limner.v1.SimulateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alimner/v1/simulation.proto\x12\tlimner.v1\x1a\x16limner/v1/common.proto\x1a\x17limner/v1/feature.proto\x1a\x18limner/v1/training.proto\"\xcd\x01\n\x0fSimulateRequest\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.limner.v1.ModelSpec\x12\x0e\n\x06\x63ohort\x18\x02 \x01(\t\x12+\n\x06method\x18\x03 \x01(\x0e\x32\x1b.limner.v1.SimulationMethod\x12\x12\n\x05steps\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x13\n\x06\x63hecks\x18\x06 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_stepsB\x07\n\x05_seedB\t\n\x07_checks\"\xc9\x01\n\x0eSimulatedImage\x12\r\n\x05label\x18\x01 \x01(\t\x12#\n\x05image\x18\x02 \x01(\x0b\x32\x14.limner.v1.GridArray\x12)\n\nprediction\x18\x03 \x01(\x0b\x32\x15.limner.v1.Prediction\x12\x18\n\x10nearest_instance\x18\x04 \x01(\t\x12\x17\n\x0fnearest_subject\x18\x05 \x01(\t\x12%\n\x07nearest\x18\x06 \x01(\x0b\x32\x14.limner.v1.GridArray\"\xc1\x01\n\x05\x43heck\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0f\n\x07\x61t_most\x18\x05 \x01(\x08\x12\x0e\n\x06passed\x18\x06 \x01(\x08\x12\x0c\n\x04gate\x18\x07 \x01(\x08\x12\x0b\n\x03ran\x18\x08 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x0e\n\x06values\x18\n \x03(\x01\x12\x0c\n\x04null\x18\x0b \x03(\x01\x12\x0e\n\x06source\x18\x0c \x01(\t\"\x95\x02\n\x11\x46\x61ithfulnessCurve\x12\r\n\x05layer\x18\x01 \x01(\t\x12+\n\x06method\x18\x02 \x01(\x0e\x32\x1b.limner.v1.ImportanceMethod\x12\x11\n\tfractions\x18\x03 \x03(\x01\x12\x10\n\x08\x64\x65letion\x18\x04 \x03(\x01\x12\x14\n\x0c\x64\x65letion_low\x18\x05 \x03(\x01\x12\x15\n\rdeletion_high\x18\x06 \x03(\x01\x12\x11\n\tinsertion\x18\x07 \x03(\x01\x12\x15\n\rinsertion_low\x18\x08 \x03(\x01\x12\x16\n\x0einsertion_high\x18\t \x03(\x01\x12 \n\x05\x61reas\x18\n \x03(\x0b\x32\x11.limner.v1.Metric\x12\x0e\n\x06slices\x18\x0b \x01(\r\"R\n\x0cLayerLineage\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\r\x12\x10\n\x08selected\x18\x03 \x03(\r\x12\x0f\n\x07weights\x18\x04 \x03(\x01\"P\n\x0eSubjectLineage\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06slices\x18\x03 \x01(\r\x12\x0e\n\x06weight\x18\x04 \x01(\x01\"\xc7\x03\n\x10SimulationResult\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\x0e\n\x06\x63ohort\x18\x02 \x01(\t\x12\x15\n\rcohort_digest\x18\x03 \x01(\t\x12+\n\x06method\x18\x04 \x01(\x0e\x32\x1b.limner.v1.SimulationMethod\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12)\n\x06images\x18\x07 \x03(\x0b\x32\x19.limner.v1.SimulatedImage\x12 \n\x06\x63hecks\x18\x08 \x03(\x0b\x32\x10.limner.v1.Check\x12#\n\x07verdict\x18\t \x01(\x0e\x32\x12.limner.v1.Verdict\x12\'\n\x06layers\x18\n \x03(\x0b\x32\x17.limner.v1.LayerLineage\x12+\n\x08subjects\x18\x0b \x03(\x0b\x32\x19.limner.v1.SubjectLineage\x12\x1d\n\x04grid\x18\x0c \x01(\x0b\x32\x0f.limner.v1.Grid\x12\x32\n\x0c\x66\x61ithfulness\x18\r \x03(\x0b\x32\x1c.limner.v1.FaithfulnessCurve\"r\n\x10SimulateResponse\x12\'\n\x08progress\x18\x01 \x01(\x0b\x32\x13.limner.v1.ProgressH\x00\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1b.limner.v1.SimulationResultH\x00\x42\x06\n\x04item*w\n\x10SimulationMethod\x12!\n\x1dSIMULATION_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSIMULATION_METHOD_INVERSION\x10\x01\x12\x1f\n\x1bSIMULATION_METHOD_COMPOSITE\x10\x02*l\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x17\n\x13VERDICT_EXPLANATION\x10\x01\x12\x18\n\x14VERDICT_FAILED_CHECK\x10\x02\x12\x15\n\x11VERDICT_UNCHECKED\x10\x03\x32Z\n\x11SimulationService\x12\x45\n\x08Simulate\x12\x1a.limner.v1.SimulateRequest\x1a\x1b.limner.v1.SimulateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limner.v1.simulation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIMULATIONMETHOD']._serialized_start=1331
-  _globals['_SIMULATIONMETHOD']._serialized_end=1450
-  _globals['_VERDICT']._serialized_start=1452
-  _globals['_VERDICT']._serialized_end=1560
-  _globals['_SIMULATEREQUEST']._serialized_start=66
-  _globals['_SIMULATEREQUEST']._serialized_end=271
-  _globals['_SIMULATEDIMAGE']._serialized_start=274
-  _globals['_SIMULATEDIMAGE']._serialized_end=475
-  _globals['_CHECK']._serialized_start=478
-  _globals['_CHECK']._serialized_end=641
-  _globals['_LAYERLINEAGE']._serialized_start=643
-  _globals['_LAYERLINEAGE']._serialized_end=725
-  _globals['_SUBJECTLINEAGE']._serialized_start=727
-  _globals['_SUBJECTLINEAGE']._serialized_end=807
-  _globals['_SIMULATIONRESULT']._serialized_start=810
-  _globals['_SIMULATIONRESULT']._serialized_end=1213
-  _globals['_SIMULATERESPONSE']._serialized_start=1215
-  _globals['_SIMULATERESPONSE']._serialized_end=1329
-  _globals['_SIMULATIONSERVICE']._serialized_start=1562
-  _globals['_SIMULATIONSERVICE']._serialized_end=1652
+  _globals['_SIMULATIONMETHOD']._serialized_start=1744
+  _globals['_SIMULATIONMETHOD']._serialized_end=1863
+  _globals['_VERDICT']._serialized_start=1865
+  _globals['_VERDICT']._serialized_end=1973
+  _globals['_SIMULATEREQUEST']._serialized_start=117
+  _globals['_SIMULATEREQUEST']._serialized_end=322
+  _globals['_SIMULATEDIMAGE']._serialized_start=325
+  _globals['_SIMULATEDIMAGE']._serialized_end=526
+  _globals['_CHECK']._serialized_start=529
+  _globals['_CHECK']._serialized_end=722
+  _globals['_FAITHFULNESSCURVE']._serialized_start=725
+  _globals['_FAITHFULNESSCURVE']._serialized_end=1002
+  _globals['_LAYERLINEAGE']._serialized_start=1004
+  _globals['_LAYERLINEAGE']._serialized_end=1086
+  _globals['_SUBJECTLINEAGE']._serialized_start=1088
+  _globals['_SUBJECTLINEAGE']._serialized_end=1168
+  _globals['_SIMULATIONRESULT']._serialized_start=1171
+  _globals['_SIMULATIONRESULT']._serialized_end=1626
+  _globals['_SIMULATERESPONSE']._serialized_start=1628
+  _globals['_SIMULATERESPONSE']._serialized_end=1742
+  _globals['_SIMULATIONSERVICE']._serialized_start=1975
+  _globals['_SIMULATIONSERVICE']._serialized_end=2065
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from limner.v1 import common_pb2 as _common_pb2
+from limner.v1 import feature_pb2 as _feature_pb2
+from limner.v1 import training_pb2 as _training_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -189,6 +191,8 @@ class Check(_message.Message):
     RAN_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    NULL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number, 1 to 8."""
     name: _builtins.str
@@ -207,9 +211,17 @@ class Check(_message.Message):
     """False where it could not be run; `detail` then says why."""
     detail: _builtins.str
     """In words, with the figures behind the value."""
+    source: _builtins.str
+    """Where the threshold comes from."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The values behind it: each randomised network, each bootstrap resample, ..."""
+        """The values behind it: each label, each half, each randomised network, each bootstrap resample, ...; of label_permutation the
+        mean margin that was found.
+        """
+
+    @_builtins.property
+    def null(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Percentiles 0 to 100, 101 of them, of that mean margin under permuted labels; label_permutation only."""
 
     def __init__(
         self,
@@ -224,14 +236,98 @@ class Check(_message.Message):
         ran: _builtins.bool = ...,
         detail: _builtins.str = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
+        null: _abc.Iterable[_builtins.float] | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most", b"at_most", "detail", b"detail", "gate", b"gate", "name", b"name", "number", b"number", "passed", b"passed", "ran", b"ran", "threshold", b"threshold", "value", b"value", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most", b"at_most", "detail", b"detail", "gate", b"gate", "name", b"name", "null", b"null", "number", b"number", "passed", b"passed", "ran", b"ran", "source", b"source", "threshold", b"threshold", "value", b"value", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class FaithfulnessCurve(_message.Message):
+    """What becomes of the margin when channels of a layer are set to their means over the training cohort, over some of the cohort's
+    slices. A good choice of channels makes `deletion` rise and `insertion` fall early.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    FRACTIONS_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
+    DELETION_LOW_FIELD_NUMBER: _builtins.int
+    DELETION_HIGH_FIELD_NUMBER: _builtins.int
+    INSERTION_FIELD_NUMBER: _builtins.int
+    INSERTION_LOW_FIELD_NUMBER: _builtins.int
+    INSERTION_HIGH_FIELD_NUMBER: _builtins.int
+    AREAS_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """"stem", "layer1" ... "layer4"."""
+    method: _feature_pb2.ImportanceMethod.ValueType
+    """What the channels were ordered by, the most important first; IMPORTANCE_METHOD_RANDOM is the control."""
+    slices: _builtins.int
+    """Number of slices."""
+    @_builtins.property
+    def fractions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Shares of the layer's channels, ascending from 0 to 1. The lists below have one value for each."""
+
+    @_builtins.property
+    def deletion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean drop of the margin for the slice's own label, in logits, with that share of the most important channels at their means."""
+
+    @_builtins.property
+    def deletion_low(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Lower ends of the 95 % bootstrap intervals over subjects."""
+
+    @_builtins.property
+    def deletion_high(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Upper ends."""
+
+    @_builtins.property
+    def insertion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean drop of the margin with all but that share of the most important channels at their means."""
+
+    @_builtins.property
+    def insertion_low(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Lower ends."""
+
+    @_builtins.property
+    def insertion_high(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Upper ends."""
+
+    @_builtins.property
+    def areas(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.Metric]:
+        """Areas under the curves, in logits: "deletion" and "insertion"; and, but for the control, "deletion_over_random" (better over 0)
+        and "insertion_over_random" (better under 0), the differences from the control's on the same slices.
+        """
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        method: _feature_pb2.ImportanceMethod.ValueType = ...,
+        fractions: _abc.Iterable[_builtins.float] | None = ...,
+        deletion: _abc.Iterable[_builtins.float] | None = ...,
+        deletion_low: _abc.Iterable[_builtins.float] | None = ...,
+        deletion_high: _abc.Iterable[_builtins.float] | None = ...,
+        insertion: _abc.Iterable[_builtins.float] | None = ...,
+        insertion_low: _abc.Iterable[_builtins.float] | None = ...,
+        insertion_high: _abc.Iterable[_builtins.float] | None = ...,
+        areas: _abc.Iterable[_training_pb2.Metric] | None = ...,
+        slices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["areas", b"areas", "deletion", b"deletion", "deletion_high", b"deletion_high", "deletion_low", b"deletion_low", "fractions", b"fractions", "insertion", b"insertion", "insertion_high", b"insertion_high", "insertion_low", b"insertion_low", "layer", b"layer", "method", b"method", "slices", b"slices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaithfulnessCurve: _TypeAlias = FaithfulnessCurve  # noqa: Y015
 
 @_typing.final
 class LayerLineage(_message.Message):
@@ -323,6 +419,7 @@ class SimulationResult(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
     GRID_FIELD_NUMBER: _builtins.int
+    FAITHFULNESS_FIELD_NUMBER: _builtins.int
     cohort: _builtins.str
     """Name of the cohort."""
     cohort_digest: _builtins.str
@@ -359,6 +456,12 @@ class SimulationResult(_message.Message):
     def grid(self) -> _common_pb2.Grid:
         """The grid of all images."""
 
+    @_builtins.property
+    def faithfulness(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaithfulnessCurve]:
+        """How well importance finds the channels that matter: for each layer by gradient times deviation, then by chance. Empty where
+        the checks were not run.
+        """
+
     def __init__(
         self,
         *,
@@ -374,10 +477,11 @@ class SimulationResult(_message.Message):
         layers: _abc.Iterable[Global___LayerLineage] | None = ...,
         subjects: _abc.Iterable[Global___SubjectLineage] | None = ...,
         grid: _common_pb2.Grid | None = ...,
+        faithfulness: _abc.Iterable[Global___FaithfulnessCurve] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grid", b"grid", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "cohort", b"cohort", "cohort_digest", b"cohort_digest", "grid", b"grid", "images", b"images", "layers", b"layers", "method", b"method", "model", b"model", "seed", b"seed", "steps", b"steps", "subjects", b"subjects", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "cohort", b"cohort", "cohort_digest", b"cohort_digest", "faithfulness", b"faithfulness", "grid", b"grid", "images", b"images", "layers", b"layers", "method", b"method", "model", b"model", "seed", b"seed", "steps", b"steps", "subjects", b"subjects", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -316,14 +316,17 @@ class Metric(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"auc", "accuracy", "sensitivity", "specificity", "brier", ..."""
     value: _builtins.float
     """The figure itself."""
     low: _builtins.float
-    """Lower end of the 95 % bootstrap interval over subjects."""
+    """Lower end of the 95 % interval, which counts subjects."""
     high: _builtins.float
     """Upper end of the interval."""
+    interval: _builtins.str
+    """How the interval was found: "newcombe", "wilson", "mover", "logit-t", "bootstrap", "delong". Empty where it is not known."""
     def __init__(
         self,
         *,
@@ -331,10 +334,11 @@ class Metric(_message.Message):
         value: _builtins.float = ...,
         low: _builtins.float = ...,
         high: _builtins.float = ...,
+        interval: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "interval", b"interval", "low", b"low", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""From the stages' figures to the seven checks: which figure goes into which check, and what cannot be run."""
+"""From the stages' figures to the eight checks: which figure goes into which check, and what cannot be run."""
 
 from collections.abc import Mapping
 
@@ -6,19 +6,14 @@ import numpy as np
 
 from limner_server.explain import checks
 from limner_server.explain.checks import THRESHOLDS, CheckResult, Transfer
-from limner_server.explain.pipeline import Floats, Recipe, SimulationMethod
+from limner_server.explain.cohort import SliceCohort
+from limner_server.explain.pipeline import Floats, Judgement, Recipe, SimulationMethod
 from limner_server.explain.realism import RealSlices
 from limner_server.explain.stages import Arrays
 from limner_server.networks.card import HalfModel, ModelCard
-from limner_server.training.data import GriddedCohort
 
 
-def differences(images: Floats) -> Floats:
-    """Return the last label's image minus the first's, `(..., s, s)`, of images `(..., k, s, s)`."""
-    return images[..., -1, :, :] - images[..., 0, :, :]
-
-
-def no_cross_judging(card: ModelCard, cohort: GriddedCohort) -> str:
+def no_cross_judging(card: ModelCard, cohort: SliceCohort) -> str:
     """Tell why check 2 cannot be run; empty where it can."""
     if len(card.halves) != 2:
         return "the model was trained without its two half-cohort models"
@@ -32,12 +27,11 @@ def no_cross_judging(card: ModelCard, cohort: GriddedCohort) -> str:
 
 def assess(
     card: ModelCard,
-    cohort: GriddedCohort,
+    cohort: SliceCohort,
     recipe: Recipe,
     results: Mapping[str, Arrays],
-    real: Floats,
-    logits: Floats,
-    probabilities: Floats,
+    real: RealSlices | None,
+    judged: Judgement,
 ) -> tuple[CheckResult, ...]:
     """Run all checks.
 
@@ -48,25 +42,27 @@ def assess(
     results
         The arrays of every stage.
     real
-        `(n, s, s)`, the cohort's normalised slices.
-    logits, probabilities
-        `(k, k)`, what the served model says of each image (rows).
+        What slices of the cohort are like among themselves; None where they are of one subject.
+    judged
+        What the served model says of the images.
     """
-    own_gap = checks.gap(logits)
+    own_gap = checks.gap(judged.logits)
     images = results["images"]["images"]
+    cohort_images, *resampled = results["resamples"]["images"]
     randomised = [checks.gap(arrays["logits"]) for name, arrays in results.items() if name.startswith("randomised-")]
     return (
-        checks.own_verdict(probabilities, [card.choose(row) for row in probabilities]),
+        checks.own_verdict(judged.probabilities, [card.choose(row) for row in judged.probabilities]),
         _independent_judge(card, cohort, results),
         checks.weight_randomisation(randomised, own_gap),
         _label_permutation(card, recipe.seed),
-        checks.stability(_correlations(differences(results["resamples"]["images"]))),
+        checks.stability([checks.contrast_correlation(cohort_images, other) for other in resampled]),
         _random_channels(recipe.method, results["images"], own_gap),
-        _realism(real, cohort, images),
+        _realism(real, images),
+        _another_seed(card, results, own_gap, cohort_images),
     )
 
 
-def _independent_judge(card: ModelCard, cohort: GriddedCohort, results: Mapping[str, Arrays]) -> CheckResult:
+def _independent_judge(card: ModelCard, cohort: SliceCohort, results: Mapping[str, Arrays]) -> CheckResult:
     obstacle = no_cross_judging(card, cohort)
     if obstacle:
         return checks.not_run(2, THRESHOLDS.transfer, obstacle)
@@ -94,11 +90,6 @@ def _label_permutation(card: ModelCard, seed: int) -> CheckResult:
     )
 
 
-def _correlations(planes: Floats) -> list[float]:
-    """Correlate the first plane, the cohort's, with each of the others."""
-    return [float(np.corrcoef(planes[0].ravel(), other.ravel())[0, 1]) for other in planes[1:]]
-
-
 def _random_channels(method: SimulationMethod, main: Arrays, own_gap: float) -> CheckResult:
     if method is SimulationMethod.COMPOSITE:
         return checks.not_run(
@@ -107,10 +98,22 @@ def _random_channels(method: SimulationMethod, main: Arrays, own_gap: float) -> 
     return checks.random_channels(checks.gap(main["random_logits"]), own_gap)
 
 
-def _realism(real: Floats, cohort: GriddedCohort, images: Floats) -> CheckResult:
-    if len(set(cohort.subjects.tolist())) < 2:
+def _realism(real: RealSlices | None, images: Floats) -> CheckResult:
+    if real is None:
         return checks.not_run(
             7, THRESHOLDS.nearest_real, "the cohort has one subject: no slice of another to compare with"
         )
-    slices = RealSlices.measure(real, cohort.subjects)
-    return checks.realism([slices.judge(image) for image in images])
+    return checks.realism([real.judge(image) for image in images])
+
+
+def _another_seed(card: ModelCard, results: Mapping[str, Arrays], own_gap: float, own_images: Floats) -> CheckResult:
+    """Compare with images of as many steps: `own_images` `(k, s, s)`, those that the resamples are held against."""
+    if "sibling" not in results:
+        return checks.not_run(8, THRESHOLDS.another_seed, "the model was trained without a network of another seed")
+    sibling = results["sibling"]
+    return checks.another_seed(
+        checks.contrast_correlation(own_images, sibling["images"]),
+        checks.gap(sibling["logits"]),
+        own_gap,
+        [card.choose(row) for row in sibling["probabilities"]],
+    )

@@ -51,6 +51,9 @@ class Thresholds:
     high_frequencies_high: Threshold = Threshold(2.0, True, "reported only: trained models 0.97 to 1.17")
     spectrum: Threshold = Threshold(2.0, True, "reported only: trained models 1.35 to 1.62")
     nearest_real: Threshold = Threshold(1.3, True, "reported only: trained models 0.98 to 1.11, class means 2.0 to 3.9")
+    another_seed: Threshold = Threshold(
+        0.4, False, "reported only: trained models 0.40 to 0.51, another cohort up to 0.39"
+    )
 
 
 THRESHOLDS = Thresholds()
@@ -66,13 +69,17 @@ NAMES = {
     5: "stability",
     6: "random_channels",
     7: "realism",
+    8: "another_seed",
 }
 GATES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check, as `limner.v1.Check` has it: the figure, what it is compared with, and the values behind it."""
+    """One check, as `limner.v1.Check` has it: the figure, what it is compared with, and the values behind it.
+
+    `null` holds 101 percentiles of the distribution that the one value of check 4 is compared with; nothing for others.
+    """
 
     number: int
     value: float
@@ -82,6 +89,8 @@ class CheckResult:
     ran: bool
     detail: str
     values: tuple[float, ...] = ()
+    null: tuple[float, ...] = ()
+    source: str = ""
 
     @property
     def name(self) -> str:
@@ -158,7 +167,16 @@ def gap(logits: Scores) -> float:
 
 def not_run(number: int, threshold: Threshold, reason: str) -> CheckResult:
     """Return the result of a check that could not be run."""
-    return CheckResult(number, 0.0, threshold.value, threshold.at_most, passed=False, ran=False, detail=reason)
+    return CheckResult(
+        number,
+        0.0,
+        threshold.value,
+        threshold.at_most,
+        passed=False,
+        ran=False,
+        detail=reason,
+        source=threshold.source,
+    )
 
 
 def own_verdict(probabilities: Scores, chosen: Sequence[int]) -> CheckResult:
@@ -208,15 +226,9 @@ def weight_randomisation(gaps: Sequence[float], own: float) -> CheckResult:
     own
         `gap` by the trained model of its own images; the check fails where that is not over 0.
     """
-    shares = np.asarray(gaps) / own if own > 0 else np.full(len(gaps), np.inf)
-    worst = float(shares.max())
-    return _result(
-        3,
-        worst,
-        THRESHOLDS.randomised,
-        f"{len(gaps)} randomised networks reach {_list(shares)} of the model's own gap",
-        shares,
-    )
+    shares = _shares(gaps, own)
+    detail = f"{len(gaps)} randomised networks reach {_list(shares)} of the model's own gap"
+    return _result(3, float(shares.max()), THRESHOLDS.randomised, detail if own > 0 else _no_gap(own), shares)
 
 
 def label_permutation(logits: Scores, labels: NDArray[np.int64], subjects: Sequence[str], seed: int) -> CheckResult:
@@ -246,7 +258,9 @@ def label_permutation(logits: Scores, labels: NDArray[np.int64], subjects: Seque
         draws[index] = scores[everyone, permuted].mean()
     # A permutation that restores the labels counts, whatever the rounding of its sum.
     p = (1 + int((draws >= observed - 1e-9).sum())) / (1 + PERMUTATIONS)
-    return _result(4, p, THRESHOLDS.permutation, f"p {p:.4f} in {PERMUTATIONS} permutations of {len(rows)} labels", ())
+    detail = f"mean margin {observed:.2f}, p {p:.4f} in {PERMUTATIONS} permutations of {len(rows)} labels"
+    null = np.percentile(draws, np.arange(101)).tolist()
+    return _result(4, p, THRESHOLDS.permutation, detail, (observed,), null=null)
 
 
 def stability(correlations: Sequence[float]) -> CheckResult:
@@ -264,9 +278,9 @@ def stability(correlations: Sequence[float]) -> CheckResult:
 
 def random_channels(random: float, own: float) -> CheckResult:
     """Check 6, reported only: how much of the gap is left when channels are chosen at random."""
-    share = random / own if own > 0 else float("inf")
+    shares = _shares([random], own)
     detail = f"gap {random:.2f} with random channels, {own:.2f} with the important ones"
-    return _result(6, share, THRESHOLDS.random_channels, detail, (share,))
+    return _result(6, shares[0], THRESHOLDS.random_channels, detail if own > 0 else _no_gap(own), shares)
 
 
 def realism(images: Sequence[Realism]) -> CheckResult:
@@ -288,6 +302,53 @@ def realism(images: Sequence[Realism]) -> CheckResult:
     )
 
 
+def another_seed(correlation: float, sibling: float, own: float, chosen: Sequence[int]) -> CheckResult:
+    """Check 8, reported only: a network of the same subjects and another seed gives a similar image.
+
+    Parameters
+    ----------
+    correlation
+        Of its difference image with the model's own, see `contrast_correlation`.
+    sibling, own
+        `gap` by the served model of its images, and of the model's own.
+    chosen
+        `(k,)`, the label that the served model chooses for each of its images.
+    """
+    right = sum(label == index for index, label in enumerate(chosen))
+    detail = (
+        f"correlation {correlation:.2f} of the difference images; the served model takes {right} of {len(chosen)}"
+        f" images of the other seed for their own label, with a gap of {sibling:.2f} against {own:.2f}"
+    )
+    return _result(8, correlation, THRESHOLDS.another_seed, detail, (correlation,))
+
+
+def contrast_correlation(first: Scores, second: Scores) -> float:
+    """Correlate what tells the labels' images apart, of two sets of images `(k, s, s)`.
+
+    That is each image without the mean of all, and without its own mean. Of two labels it is exactly the correlation of
+    the two difference images. Nan where a set's images are equal.
+    """
+    a, b = (_contrast(images) for images in (first, second))
+    with np.errstate(invalid="ignore"):
+        return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def _contrast(images: Scores) -> Scores:
+    # From the first: the contrast of equal images is then exactly 0.
+    planes = images.astype(np.float64) - images[0]
+    planes = planes - planes.mean(0)
+    return np.asarray(planes - planes.mean((1, 2), keepdims=True))
+
+
+def _shares(gaps: Sequence[float], own: float) -> Scores:
+    """Gaps over the model's own; infinite where that is not over 0."""
+    return np.asarray(gaps, np.float64) / own if own > 0 else np.full(len(gaps), np.inf)
+
+
+def _no_gap(own: float) -> str:
+    return f"the model's own gap is {own:.2f}: there is nothing to compare with"
+
+
 def _result(
     number: int,
     value: float,
@@ -296,6 +357,7 @@ def _result(
     values: Sequence[float] | Scores,
     *,
     also: bool = True,
+    null: Sequence[float] = (),
 ) -> CheckResult:
     return CheckResult(
         number,
@@ -306,6 +368,8 @@ def _result(
         ran=True,
         detail=detail,
         values=tuple(float(item) for item in values),
+        null=tuple(null),
+        source=threshold.source,
     )
 
 

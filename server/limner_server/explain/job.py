@@ -5,6 +5,7 @@ again on its folder: stages that were finished are not done again.
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from limner_server.errors import InvalidInputError, WrongStateError
+from limner_server.explain.cohort import spool_cohort
 from limner_server.explain.pipeline import Recipe, SimulationMethod
 from limner_server.explain.result import FACTS_FILE, Source, load_result, save_result
 from limner_server.explain.simulation import SimulationOutcome, simulate
@@ -20,9 +22,9 @@ from limner_server.networks.artifact import Artifact, eager, load
 from limner_server.networks.card import ModelCard
 from limner_server.networks.repository import ModelRepository, ModelVersion
 from limner_server.state.cohorts import CohortSnapshot, CohortStore
-from limner_server.training.data import grid_cohort
 
 STAGES = "stages"
+SLICES = "slices"
 
 
 class SimulationRequest(BaseModel):
@@ -64,6 +66,7 @@ def run(folder: Path, reporter: Reporter) -> None:
         reporter.progress("reading the cohort", 0.0, -1.0)
         source, outcome = _simulate(request, folder, reporter)
         save_result(folder, source, outcome)
+    shutil.rmtree(folder / SLICES, ignore_errors=True)
     source, outcome = load_result(folder)
     reporter.result({"verdict": outcome.verdict, "digest": source.digest, "cohort_digest": source.cohort_digest})
 
@@ -73,18 +76,19 @@ def _simulate(request: SimulationRequest, folder: Path, reporter: Reporter) -> t
     card = repository.card(request.model, request.version)
     snapshot = _snapshot(request, card)
     device, workers = _prepare_device(request)
-    artifact, halves = _load_models(repository.get(request.model, request.version), card, device)
-    cohort = grid_cohort(snapshot, card.grid, request.cores)
-    stages = folder / STAGES
-    stages.mkdir(exist_ok=True)
+    artifact, halves, sibling = _load_models(repository.get(request.model, request.version), card, device)
+    for place in (STAGES, SLICES):
+        (folder / place).mkdir(exist_ok=True)
+    cohort = spool_cohort(snapshot, card.grid, folder / SLICES / "gridded.f32", request.cores)
     outcome = simulate(
         artifact,
         card,
         halves,
         cohort,
         request.recipe,
-        stages,
+        folder / STAGES,
         reporter.progress,
+        sibling=sibling,
         with_checks=request.checks,
         workers=workers,
     )
@@ -108,15 +112,19 @@ def _snapshot(request: SimulationRequest, card: ModelCard) -> CohortSnapshot:
     return snapshot
 
 
-def _load_models(version: ModelVersion, card: ModelCard, device: torch.device) -> tuple[Artifact, list[Artifact]]:
-    """Load the model and its halves, each checked against its digest."""
+def _load_models(
+    version: ModelVersion, card: ModelCard, device: torch.device
+) -> tuple[Artifact, list[Artifact], Artifact | None]:
+    """Load the model, its halves and its sibling, each checked against its digest."""
 
-    def load_one(file: Path, digest: str) -> Artifact:
-        return eager(load(file, digest, device), card).to(memory_format=torch.channels_last)
+    def load_one(file: str, digest: str, members: int = 1) -> Artifact:
+        module = load(version.folder / file, digest, device)
+        single = card.model_copy(update={"members": members})
+        return eager(module, single).to(memory_format=torch.channels_last)
 
-    return load_one(version.artifact, card.digest), [
-        load_one(version.folder / half.file, half.digest) for half in card.halves
-    ]
+    halves = [load_one(half.file, half.digest) for half in card.halves]
+    sibling = load_one(card.sibling.file, card.sibling.digest) if card.sibling else None
+    return load_one(version.artifact.name, card.digest, card.members), halves, sibling
 
 
 def _prepare_device(request: SimulationRequest) -> tuple[torch.device, int]:

@@ -5,15 +5,19 @@ Each method is one stage's work: it returns the arrays that are kept of it. What
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limner_server.explain.cohort import SliceCohort
 from limner_server.explain.composite import composite
+from limner_server.explain.faithfulness import SLICES as FAITHFULNESS_SLICES
+from limner_server.explain.faithfulness import measure
 from limner_server.explain.importance import alive_channels
 from limner_server.explain.inversion import class_aims, invert
 from limner_server.explain.randomise import randomised
@@ -21,7 +25,6 @@ from limner_server.explain.stages import Arrays, Tell
 from limner_server.explain.statistics import Statistics, Sums, gather, pooled, select_channels
 from limner_server.networks.artifact import Artifact
 from limner_server.networks.resnet import LAYERS
-from limner_server.training.data import GriddedCohort
 
 CONTROL_STEPS = 60
 CONTROL_SLICES = 1_000
@@ -31,6 +34,17 @@ QUANTILE_SLICES = 64
 Floats = NDArray[np.float32]
 Draft = tuple[Sequence[Sums], Sequence[Tensor]]
 """What one set of images is made from: the sums of each class, and the channels of each layer that count."""
+
+
+class Judgement(NamedTuple):
+    """What a model says of the image of each label (rows)."""
+
+    logits: Floats
+    """`(k, k)`."""
+    probabilities: Floats
+    """`(k, k)`."""
+    distances: Floats
+    """`(k, 1)`, from its training slices; NaN where it does not know them."""
 
 
 class SimulationMethod(StrEnum):
@@ -50,7 +64,7 @@ class Recipe:
 
     @property
     def control_steps(self) -> int:
-        """Steps of every image but those that are shown: enough for the checks, at less than half of the cost."""
+        """Steps of the images of checks 2, 5 and 8: enough for them, at less than half of the cost."""
         return min(self.steps, CONTROL_STEPS)
 
 
@@ -69,7 +83,7 @@ class Pipeline:
         Number of bootstrap resamples of the subjects.
     """
 
-    def __init__(self, artifact: Artifact, cohort: GriddedCohort, recipe: Recipe, resamples: int) -> None:
+    def __init__(self, artifact: Artifact, cohort: SliceCohort, recipe: Recipe, resamples: int) -> None:
         self._artifact = artifact
         self._cohort = cohort
         self._recipe = recipe
@@ -86,15 +100,17 @@ class Pipeline:
         `images` `(k, s, s)`; `random_logits` `(k, k)` by the model; `channels.<layer>` and `shares.<layer>` `(k_l,)`;
         and, one for each subject and class, `subjects`, `labels` and `weights`, the share of accumulated importance.
         """
-        statistics = self._statistics()
+        making = 2 * len(self._cohort.classes) * self._recipe.steps
+        gathering = len(self._cohort) / (len(self._cohort) + making)
+        statistics = self._statistics(_part(tell, 0.0, gathering))
         classes = statistics.cohort
         selected = select_channels(classes)
         channels = [order for order, _ in selected]
         drafts: list[Draft] = [(classes, channels), (classes, _random_channels(classes, channels, self._recipe.seed))]
-        images, random = self._make(self._artifact, drafts, self._recipe.steps, tell)
+        images, random = self._make(self._artifact, drafts, self._recipe.steps, _part(tell, gathering, 1.0))
         arrays: Arrays = {
             "images": images,
-            "random_logits": judge_images(self._artifact, random)[0],
+            "random_logits": judge_images(self._artifact, random).logits,
             **_subject_shares(statistics, channels),
         }
         for layer, (order, shares) in zip(LAYERS, selected, strict=True):
@@ -104,35 +120,46 @@ class Pipeline:
 
     def resamples(self, tell: Tell) -> Arrays:
         """Make the images of the cohort and of every bootstrap resample, alike: `images` `(1 + r, k, s, s)`."""
-        resamples = self._statistics().resamples
+        resamples = self._statistics(lambda _: None).resamples
         drafts = [(classes, [order for order, _ in select_channels(classes)]) for classes in resamples]
         return {"images": self._make(self._artifact, drafts, self._recipe.control_steps, tell)}
 
     def half(self, artifact: Artifact, judge: Artifact, judge_subjects: Sequence[str], tell: Tell) -> Arrays:
         """Make images from a half-cohort model and slices its judge has not seen: `logits` `(k, k)` by the judge."""
-        unseen = take(self._cohort, ~np.isin(self._cohort.subjects, judge_subjects))
+        unseen = self._cohort.take(~np.isin(self._cohort.subjects, judge_subjects))
         images = self._make_alone(artifact, unseen, self._recipe.control_steps, tell)
-        return {"logits": judge_images(judge, images)[0]}
+        return {"logits": judge_images(judge, images).logits}
 
     def randomised(self, index: int, tell: Tell) -> Arrays:
         """Make images from a randomised network, fresh or shuffled by turns: `logits` `(k, k)` by the trained model."""
-        some = thin(self._cohort, CONTROL_SLICES)
-        slices = torch.from_numpy(some.images).to(self._artifact.temperature.device)
+        some = self._cohort.thin(CONTROL_SLICES)
         seed = int(np.random.SeedSequence([self._recipe.seed, index]).generate_state(1)[0])
-        network = randomised(self._artifact, slices, seed, shuffle=index % 2 == 1)
-        images = self._make_alone(network, some, self._recipe.control_steps, tell)
-        return {"logits": judge_images(self._artifact, images)[0]}
+        network = randomised(self._artifact, some, seed, shuffle=index % 2 == 1)
+        # As many steps as the images that are shown: their gap is what these are compared with.
+        images = self._make_alone(network, some, self._recipe.steps, tell)
+        return {"logits": judge_images(self._artifact, images).logits}
 
-    def _statistics(self) -> Statistics:
+    def sibling(self, artifact: Artifact, tell: Tell) -> Arrays:
+        """Make `images` `(k, s, s)` by another seed's network; `logits`, `probabilities` `(k, k)` are the model's."""
+        images = self._make_alone(artifact, self._cohort, self._recipe.control_steps, tell)
+        judged = judge_images(self._artifact, images)
+        return {"images": images, "logits": judged.logits, "probabilities": judged.probabilities}
+
+    def faithfulness(self, tell: Tell) -> Arrays:
+        """Measure what the margin loses channel by channel, on some slices; see `faithfulness.measure`."""
+        return measure(self._artifact, self._cohort.thin(FAITHFULNESS_SLICES), self._recipe.seed, tell)
+
+    def _statistics(self, tell: Tell) -> Statistics:
         with self._lock:
             if self._gathered is None:
-                self._gathered = gather(self._artifact, self._cohort, self._multiplicities)
+                self._gathered = gather(self._artifact, self._cohort, self._multiplicities, tell)
             return self._gathered
 
-    def _make_alone(self, artifact: Artifact, cohort: GriddedCohort, steps: int, tell: Tell) -> Floats:
-        classes = gather(artifact, cohort).cohort
+    def _make_alone(self, artifact: Artifact, cohort: SliceCohort, steps: int, tell: Tell) -> Floats:
+        gathering = len(cohort) / (len(cohort) + len(cohort.classes) * steps)
+        classes = gather(artifact, cohort, tell=_part(tell, 0.0, gathering)).cohort
         channels = [order for order, _ in select_channels(classes)]
-        images: Floats = self._make(artifact, [(classes, channels)], steps, tell)[0]
+        images: Floats = self._make(artifact, [(classes, channels)], steps, _part(tell, gathering, 1.0))[0]
         return images
 
     def _make(self, artifact: Artifact, drafts: Sequence[Draft], steps: int, tell: Tell) -> Floats:
@@ -145,14 +172,19 @@ class Pipeline:
         return images.reshape(len(drafts), -1, *images.shape[1:]).cpu().numpy()
 
 
-def judge_images(artifact: Artifact, images: Floats) -> tuple[Floats, Floats]:
-    """Return logits and probabilities `(k, k)` of images `(k, s, s)`, by the path that `Predict` takes."""
+def _part(tell: Tell, start: float, end: float) -> Tell:
+    """Tell the share of one part of a stage's work, which goes from `start` to `end` of the whole."""
+    return lambda share: tell(start + share * (end - start))
+
+
+def judge_images(artifact: Artifact, images: Floats) -> Judgement:
+    """Judge images `(k, s, s)` by the path that `Predict` takes."""
     with torch.no_grad():
-        logits, probabilities, _ = artifact(torch.from_numpy(images).to(artifact.temperature.device))
-    return logits.cpu().numpy(), probabilities.cpu().numpy()
+        logits, probabilities, _, distances = artifact(torch.from_numpy(images).to(artifact.temperature.device))
+    return Judgement(*(found.cpu().numpy() for found in (logits, probabilities, distances)))
 
 
-def resample_subjects(cohort: GriddedCohort, resamples: int, seed: int) -> NDArray[np.int64]:
+def resample_subjects(cohort: SliceCohort, resamples: int, seed: int) -> NDArray[np.int64]:
     """Draw how often each bootstrap resample holds each subject, `(resamples, subjects)`; each holds every class."""
     rng = np.random.default_rng([seed, resamples])
     subjects, rows = np.unique(cohort.subjects, return_inverse=True)
@@ -166,31 +198,9 @@ def resample_subjects(cohort: GriddedCohort, resamples: int, seed: int) -> NDArr
     return np.array(found, np.int64).reshape(resamples, len(subjects))
 
 
-def take(cohort: GriddedCohort, rows: NDArray[np.bool_] | NDArray[np.int64]) -> GriddedCohort:
-    """Return some of a cohort's slices, by mask or by row."""
-    return replace(
-        cohort,
-        images=cohort.images[rows],
-        labels=cohort.labels[rows],
-        subjects=cohort.subjects[rows],
-        instances=cohort.instances[rows],
-    )
-
-
-def thin(cohort: GriddedCohort, slices: int) -> GriddedCohort:
-    """Return at most `slices` of a cohort's slices, as many of each class, spread evenly over its subjects."""
-    order = np.argsort(cohort.subjects, kind="stable")
-    share = max(1, slices // len(cohort.classes))
-    chosen = []
-    for label in range(len(cohort.classes)):
-        rows = order[cohort.labels[order] == label]
-        chosen.append(rows[np.unique(np.linspace(0, len(rows) - 1, share).astype(int))])
-    return take(cohort, np.sort(np.concatenate(chosen)))
-
-
-def _intensities(artifact: Artifact, cohort: GriddedCohort) -> Tensor:
+def _intensities(artifact: Artifact, cohort: SliceCohort) -> Tensor:
     """Quantiles `(q,)` of the normalised intensities of some slices of all classes."""
-    some = torch.from_numpy(thin(cohort, QUANTILE_SLICES).images)
+    some = torch.from_numpy(cohort.thin(QUANTILE_SLICES).load())
     values = artifact.normalise(some).numpy()
     quantiles = np.quantile(values, np.linspace(0, 1, QUANTILES)).astype(np.float32)
     return torch.from_numpy(quantiles).to(artifact.temperature.device)

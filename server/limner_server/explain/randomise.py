@@ -1,25 +1,26 @@
 """Networks that learned nothing: the same pipeline is run on them for check 3."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from limner_server.explain.cohort import SliceCohort
 from limner_server.networks.artifact import Artifact
 
 BATCH = 24
 
 
-def randomised(artifact: Artifact, images: Tensor, seed: int, *, shuffle: bool) -> Artifact:
-    """Return a copy with fresh or shuffled weights, whose batch norms and channel means are those of the given images.
+def randomised(artifact: Artifact, cohort: SliceCohort, seed: int, *, shuffle: bool) -> Artifact:
+    """Return a copy with fresh or shuffled weights, whose batch norms and channel means are those of the given slices.
 
     Parameters
     ----------
     artifact
         The trained model; left as it is.
-    images
-        `(n, s, s)` float32, some slices of the cohort.
+    cohort
+        The slices.
     seed
         Of the weights.
     shuffle
@@ -31,9 +32,8 @@ def randomised(artifact: Artifact, images: Tensor, seed: int, *, shuffle: bool) 
         _shuffle(copied.network, generator)
     else:
         _draw(copied.network, generator)
-    batches = copied.normalise(images).split(BATCH)
-    _estimate_batch_norm(copied, batches)
-    for mean, found in zip(copied.channel_means(), _channel_means(copied, batches), strict=True):
+    _estimate_batch_norm(copied, cohort)
+    for mean, found in zip(copied.channel_means(), _channel_means(copied, cohort), strict=True):
         mean.copy_(found)
     return copied
 
@@ -60,18 +60,27 @@ def _draw(network: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _estimate_batch_norm(artifact: Artifact, batches: Sequence[Tensor]) -> None:
+def _estimate_batch_norm(artifact: Artifact, cohort: SliceCohort) -> None:
     norms = [module for module in artifact.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over batches
         norm.train()
-    for batch in batches:
+    for batch in _normalised(artifact, cohort):
         artifact.maps(batch)
     artifact.eval()
 
 
 @torch.no_grad()
-def _channel_means(artifact: Artifact, batches: Sequence[Tensor]) -> list[Tensor]:
-    layers = zip(*(artifact.maps(batch) for batch in batches), strict=True)
-    return [torch.cat([maps.mean((2, 3)) for maps in layer]).mean(0) for layer in layers]
+def _channel_means(artifact: Artifact, cohort: SliceCohort) -> list[Tensor]:
+    totals = [torch.zeros_like(mean, dtype=torch.float64) for mean in artifact.channel_means()]
+    for batch in _normalised(artifact, cohort):
+        for total, maps in zip(totals, artifact.maps(batch), strict=True):
+            total += maps.mean((2, 3)).double().sum(0)
+    return [total / len(cohort) for total in totals]
+
+
+def _normalised(artifact: Artifact, cohort: SliceCohort) -> Iterator[Tensor]:
+    """Read the slices batch by batch, normalised, `(b, 1, s, s)`."""
+    for rows in cohort.blocks(BATCH):
+        yield artifact.normalise(torch.from_numpy(cohort.images[rows]).to(artifact.temperature.device))

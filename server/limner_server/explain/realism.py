@@ -1,5 +1,6 @@
 """How alike real slices an image is: its power spectrum, its distance from the nearest slice. Evidence of no more."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,15 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner_server.explain.checks import Realism
+from limner_server.explain.cohort import Images, Rows
 
 MOST_SLICES = 500
 
-Images = NDArray[np.float32]
+
+def nearest(image: Images, blocks: Iterable[tuple[Rows, Images]]) -> tuple[int, Images]:
+    """Find the slice with the least mean squared difference from the image `(s, s)`.
+
+    Parameters
+    ----------
+    image
+        Normalised.
+    blocks
+        Rows `(b,)` and the normalised slices `(b, s, s)` that they stand for, block by block.
+
+    Returns
+    -------
+    The row of the slice, of equals the first one, and the slice `(s, s)`.
+    """
+    least, found = np.inf, (-1, image)
+    for rows, slices in blocks:
+        squares = _squares(image[None], slices)[0]
+        place = int(squares.argmin())
+        if squares[place] < least:
+            least, found = squares[place], (int(rows[place]), slices[place])
+    return found
 
 
-def nearest(image: Images, slices: Images) -> int:
-    """Return the index of the slice of `(n, s, s)` with the least mean squared difference from the image `(s, s)`."""
-    return int(_squares(image[None], slices)[0].argmin())
+def some_rows(slices: int) -> Rows:
+    """Return at most `MOST_SLICES` rows, evenly taken from so many."""
+    return np.unique(np.linspace(0, slices - 1, MOST_SLICES).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +48,7 @@ class RealSlices:
     Attributes
     ----------
     slices
-        `(n, s, s)`, normalised; at most `MOST_SLICES`, evenly taken from the cohort.
+        `(n, s, s)`, normalised.
     spectrum
         `(s // 2,)`, mean logarithm of their power at 0, 1 ... cycles an image.
     spread
@@ -44,9 +67,10 @@ class RealSlices:
 
     @classmethod
     def measure(cls, slices: Images, subjects: NDArray[np.str_]) -> Self:
-        """Measure slices `(n, s, s)` of `subjects` `(n,)`, at least two of them."""
-        some = np.unique(np.linspace(0, len(slices) - 1, MOST_SLICES).astype(int))
-        slices, subjects = slices[some], subjects[some]
+        """Measure normalised slices `(n, s, s)` of `subjects` `(n,)`, at least two of them.
+
+        Takes n² values of memory: `some_rows` keeps n at `MOST_SLICES`.
+        """
         powers = _radial_power(slices)
         spectra = np.log(powers)
         mean = spectra.mean(0)

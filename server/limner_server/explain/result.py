@@ -1,14 +1,16 @@
 """A finished simulation on disk: `result.npz` holds the arrays, `result.json`, written last, everything else."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from limner.imaging.grid import Grid
 from limner_server.errors import WrongStateError
 from limner_server.explain.checks import CheckResult, Verdict
+from limner_server.explain.faithfulness import FaithfulnessCurve
 from limner_server.explain.pipeline import Recipe
 from limner_server.explain.simulation import LayerLineage, SimulationOutcome, SubjectLineage
 from limner_server.explain.stages import load_arrays, save_arrays
@@ -16,7 +18,7 @@ from limner_server.files import write_atomic
 
 ARRAYS_FILE = "result.npz"
 FACTS_FILE = "result.json"
-_ARRAYS = ("images", "logits", "probabilities", "nearest")
+_ARRAYS = ("images", "logits", "probabilities", "distances", "nearest")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class _Facts:
     verdict: Verdict
     layers: tuple[LayerLineage, ...]
     subjects: tuple[SubjectLineage, ...]
+    faithfulness: tuple[FaithfulnessCurve, ...] = ()
 
 
 _ADAPTER = TypeAdapter(_Facts)
@@ -65,7 +68,8 @@ def save_result(folder: Path, source: Source, outcome: SimulationOutcome) -> Non
     save_arrays(folder / ARRAYS_FILE, {name: getattr(outcome, name) for name in _ARRAYS})
     shared = {field.name: getattr(outcome, field.name) for field in fields(_Facts) if field.name != "source"}
     facts = _ADAPTER.dump_python(_Facts(source=source, **shared), mode="json")
-    write_atomic(folder / FACTS_FILE, json.dumps(facts, indent=2).encode())
+    # A figure may be infinite, for which JSON has no number.
+    write_atomic(folder / FACTS_FILE, to_json(facts, indent=2, inf_nan_mode="strings"))
 
 
 def load_result(folder: Path) -> tuple[Source, SimulationOutcome]:
@@ -77,7 +81,7 @@ def load_result(folder: Path) -> tuple[Source, SimulationOutcome]:
         There is no finished result in it.
     """
     try:
-        facts = _ADAPTER.validate_python(json.loads((folder / FACTS_FILE).read_bytes()))
+        facts = _ADAPTER.validate_json((folder / FACTS_FILE).read_bytes())
         arrays = load_arrays(folder / ARRAYS_FILE)
     except FileNotFoundError as error:
         raise WrongStateError(
@@ -87,6 +91,8 @@ def load_result(folder: Path) -> tuple[Source, SimulationOutcome]:
         images=arrays["images"],
         logits=arrays["logits"],
         probabilities=arrays["probabilities"],
+        # Results of older versions have none.
+        distances=arrays.get("distances", np.full((len(arrays["images"]), 1), np.nan, np.float32)),
         nearest=arrays["nearest"],
         nearest_instances=facts.nearest_instances,
         nearest_subjects=facts.nearest_subjects,
@@ -94,5 +100,6 @@ def load_result(folder: Path) -> tuple[Source, SimulationOutcome]:
         verdict=facts.verdict,
         layers=facts.layers,
         subjects=facts.subjects,
+        faithfulness=facts.faithfulness,
     )
     return facts.source, outcome

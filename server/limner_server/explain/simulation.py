@@ -4,7 +4,7 @@ Brings the pieces together: `pipeline` makes the images, `checks` judges the fig
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,16 @@ import torch
 
 from limner_server.errors import InvalidInputError
 from limner_server.explain import checks
-from limner_server.explain.assessment import assess, differences, no_cross_judging
+from limner_server.explain.assessment import assess, no_cross_judging
 from limner_server.explain.checks import CheckResult, Verdict
+from limner_server.explain.cohort import Rows, SliceCohort
+from limner_server.explain.faithfulness import COST, SLICES, FaithfulnessCurve, curves
 from limner_server.explain.pipeline import CONTROL_SLICES, Floats, Pipeline, Recipe, judge_images
-from limner_server.explain.realism import nearest
+from limner_server.explain.realism import RealSlices, nearest, some_rows
 from limner_server.explain.stages import Arrays, Progress, Stage, run_stages
 from limner_server.networks.artifact import Artifact
 from limner_server.networks.card import ModelCard
 from limner_server.networks.resnet import LAYERS
-from limner_server.training.data import GriddedCohort
-
-NORMALISE_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class SimulationOutcome:
         `(k, s, s)` float32, one for each label, in standard deviations of a normalised slice, -3 to 4.
     logits, probabilities
         `(k, k)` float32, what the served model says of each image (rows).
+    distances
+        `(k, 1)` float32, from the slices it was trained on; NaN where it does not know them.
     nearest
         `(k, s, s)` float32, the nearest real slice of the same label, normalised.
     nearest_instances, nearest_subjects
@@ -67,11 +68,14 @@ class SimulationOutcome:
         What the result may be called.
     layers, subjects
         What went into the images.
+    faithfulness
+        Whether importance finds the channels that matter; empty where the checks were not asked for.
     """
 
     images: Floats
     logits: Floats
     probabilities: Floats
+    distances: Floats
     nearest: Floats
     nearest_instances: tuple[str, ...]
     nearest_subjects: tuple[str, ...]
@@ -79,22 +83,19 @@ class SimulationOutcome:
     verdict: Verdict
     layers: tuple[LayerLineage, ...]
     subjects: tuple[SubjectLineage, ...]
-
-    @property
-    def difference(self) -> Floats:
-        """The last label's image minus the first's, `(s, s)`."""
-        return differences(self.images)
+    faithfulness: tuple[FaithfulnessCurve, ...] = ()
 
 
 def simulate(
     artifact: Artifact,
     card: ModelCard,
     halves: Sequence[Artifact],
-    cohort: GriddedCohort,
+    cohort: SliceCohort,
     recipe: Recipe,
     folder: Path,
     progress: Progress,
     *,
+    sibling: Artifact | None = None,
     with_checks: bool = True,
     workers: int = 1,
 ) -> SimulationOutcome:
@@ -114,6 +115,8 @@ def simulate(
         Where finished stages are kept: a run that was killed goes on from there.
     progress
         Told how far it is, from several threads, one call at a time.
+    sibling
+        The network of another seed; None where there is none: check 8 is then not run.
     with_checks
         False to skip the checks.
     workers
@@ -126,30 +129,33 @@ def simulate(
     """
     check_cohort(card, cohort)
     pipeline = Pipeline(artifact, cohort, recipe, checks.RESAMPLES if with_checks else 0)
-    stages = _stages(pipeline, card, halves, cohort, recipe, with_checks)
+    stages = _stages(pipeline, card, halves, sibling, cohort, recipe, with_checks)
     results = run_stages(stages, folder, workers, progress)
     images = results["images"]["images"].astype(np.float32)
-    logits, probabilities = judge_images(artifact, images)
-    real = _normalised(artifact, cohort)
-    rows = [_nearest_row(image, label, real, cohort) for label, image in enumerate(images)]
+    judged = judge_images(artifact, images)
+    rows, real = zip(*(_nearest(artifact, cohort, label, image) for label, image in enumerate(images)), strict=True)
     found: tuple[CheckResult, ...] = ()
+    faithfulness: tuple[FaithfulnessCurve, ...] = ()
     if with_checks:
-        found = assess(card, cohort, recipe, results, real, logits, probabilities)
+        found = assess(card, cohort, recipe, results, _real_slices(artifact, cohort), judged)
+        faithfulness = curves(results["faithfulness"], recipe.seed)
     return SimulationOutcome(
         images=images,
-        logits=logits,
-        probabilities=probabilities,
-        nearest=real[rows],
-        nearest_instances=tuple(cohort.instances[rows].tolist()),
-        nearest_subjects=tuple(cohort.subjects[rows].tolist()),
+        logits=judged.logits,
+        probabilities=judged.probabilities,
+        distances=judged.distances,
+        nearest=np.stack(real),
+        nearest_instances=tuple(cohort.instances[list(rows)].tolist()),
+        nearest_subjects=tuple(cohort.subjects[list(rows)].tolist()),
         checks=found,
         verdict=checks.verdict(found),
-        layers=_layer_lineage(card, results["images"]),
+        layers=_layer_lineage(artifact, results["images"]),
         subjects=_subject_lineage(cohort, results["images"]),
+        faithfulness=faithfulness,
     )
 
 
-def check_cohort(card: ModelCard, cohort: GriddedCohort) -> None:
+def check_cohort(card: ModelCard, cohort: SliceCohort) -> None:
     """Refuse a cohort whose labels are not the model's, or that has no slice of one of them."""
     if cohort.classes != card.labels:
         raise InvalidInputError(
@@ -166,7 +172,8 @@ def _stages(
     pipeline: Pipeline,
     card: ModelCard,
     halves: Sequence[Artifact],
-    cohort: GriddedCohort,
+    sibling: Artifact | None,
+    cohort: SliceCohort,
     recipe: Recipe,
     with_checks: bool,
 ) -> list[Stage]:
@@ -180,37 +187,54 @@ def _stages(
             judge, seen = halves[1 - index], card.halves[1 - index].subjects
             compute = partial(pipeline.half, half, judge, seen)
             stages.append(Stage(f"half-{index}", slices / 2 + classes * recipe.control_steps, compute))
-    cost = 2 * min(slices, CONTROL_SLICES) + classes * recipe.control_steps
+    if sibling is not None:
+        compute = partial(pipeline.sibling, sibling)
+        stages.append(Stage("sibling", slices + classes * recipe.control_steps, compute))
+    cost = 2 * min(slices, CONTROL_SLICES) + classes * recipe.steps
     stages += [
         Stage(f"randomised-{index}", cost, partial(pipeline.randomised, index))
         for index in range(checks.RANDOMISED_NETWORKS)
     ]
+    stages.append(Stage("faithfulness", min(slices, SLICES) * COST, pipeline.faithfulness))
     # Last: it waits for the statistics of the first, and a thread that waits does no work.
     stages.append(Stage("resamples", (1 + checks.RESAMPLES) * classes * recipe.control_steps, pipeline.resamples))
     return stages
 
 
-def _normalised(artifact: Artifact, cohort: GriddedCohort) -> Floats:
-    """Normalise all slices, `(n, s, s)`, as the model does."""
-    parts = torch.from_numpy(cohort.images).split(NORMALISE_BATCH)
-    return torch.cat([artifact.normalise(part)[:, 0] for part in parts]).numpy()
+def _normalised(artifact: Artifact, images: Floats) -> Floats:
+    """Normalise slices `(n, s, s)` as the model does."""
+    return artifact.normalise(torch.from_numpy(images))[:, 0].numpy()
 
 
-def _nearest_row(image: Floats, label: int, real: Floats, cohort: GriddedCohort) -> int:
+def _nearest(artifact: Artifact, cohort: SliceCohort, label: int, image: Floats) -> tuple[int, Floats]:
+    """Return the row of the real slice of a label that is nearest to an image, and the slice, normalised."""
     rows = np.flatnonzero(cohort.labels == label)
-    return int(rows[nearest(image, real[rows])])
+    mine = cohort.take(rows)
+
+    def blocks() -> Iterator[tuple[Rows, Floats]]:
+        for block in mine.blocks():
+            yield rows[block], _normalised(artifact, mine.images[block])
+
+    return nearest(image, blocks())
 
 
-def _layer_lineage(card: ModelCard, main: Arrays) -> tuple[LayerLineage, ...]:
+def _real_slices(artifact: Artifact, cohort: SliceCohort) -> RealSlices | None:
+    if len(set(cohort.subjects.tolist())) < 2:
+        return None
+    rows = some_rows(len(cohort))
+    return RealSlices.measure(_normalised(artifact, cohort.images[rows]), cohort.subjects[rows])
+
+
+def _layer_lineage(artifact: Artifact, main: Arrays) -> tuple[LayerLineage, ...]:
     return tuple(
         LayerLineage(
-            layer, channels, tuple(main[f"channels.{layer}"].tolist()), tuple(main[f"shares.{layer}"].tolist())
+            layer, len(mean), tuple(main[f"channels.{layer}"].tolist()), tuple(main[f"shares.{layer}"].tolist())
         )
-        for layer, channels in zip(LAYERS, card.channels, strict=True)
+        for layer, mean in zip(LAYERS, artifact.channel_means(), strict=True)
     )
 
 
-def _subject_lineage(cohort: GriddedCohort, main: Arrays) -> tuple[SubjectLineage, ...]:
+def _subject_lineage(cohort: SliceCohort, main: Arrays) -> tuple[SubjectLineage, ...]:
     slices = Counter(zip(cohort.subjects.tolist(), cohort.labels.tolist(), strict=True))
     return tuple(
         SubjectLineage(subject, cohort.classes[label], slices[subject, label], weight)

@@ -3,7 +3,7 @@
 Subjects, classes, shards and bootstrap resamples are sums of sums, so memory stays as it is for a larger cohort.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limner_server.explain.cohort import SliceCohort
 from limner_server.explain.importance import alive_channels, default_top_k, gradient_x_deviation, top_channels
 from limner_server.networks.artifact import Artifact
-from limner_server.training.data import GriddedCohort
 
 BATCH = 24
 
@@ -124,7 +124,12 @@ def select_channels(classes: Sequence[Sums]) -> list[tuple[Tensor, Tensor]]:
     return chosen
 
 
-def gather(artifact: Artifact, cohort: GriddedCohort, multiplicities: NDArray[np.int64] | None = None) -> Statistics:
+def gather(
+    artifact: Artifact,
+    cohort: SliceCohort,
+    multiplicities: NDArray[np.int64] | None = None,
+    tell: Callable[[float], None] = lambda _: None,
+) -> Statistics:
     """Pass over the cohort once.
 
     Parameters
@@ -136,6 +141,8 @@ def gather(artifact: Artifact, cohort: GriddedCohort, multiplicities: NDArray[np
     multiplicities
         `(r, subjects)`: how often each resample holds each subject, in the order of `np.unique(cohort.subjects)`.
         Default: no resamples.
+    tell
+        Told the share of the slices that are done, 0 to 1.
     """
     subjects = np.unique(cohort.subjects)
     rows = np.ones((1, len(subjects)), np.int64)
@@ -144,6 +151,7 @@ def gather(artifact: Artifact, cohort: GriddedCohort, multiplicities: NDArray[np
     column = {subject: index for index, subject in enumerate(subjects.tolist())}
     found: list[dict[int, Sums]] = [{} for _ in rows]
     weights: dict[tuple[str, int], list[Tensor]] = {}
+    done = 0.0
     for subject, label, sums in parts(artifact, cohort):
         for times, classes in zip(rows[:, column[subject]].tolist(), found, strict=True):
             if times:
@@ -151,6 +159,8 @@ def gather(artifact: Artifact, cohort: GriddedCohort, multiplicities: NDArray[np
         shares = [layer.weights for layer in sums.layers]
         known = weights.get((subject, label))
         weights[subject, label] = shares if known is None else [a + b for a, b in zip(known, shares, strict=True)]
+        done += sums.count
+        tell(done / len(cohort))
     return Statistics([[classes[label] for label in range(len(cohort.classes))] for classes in found], weights)
 
 
@@ -159,7 +169,7 @@ def zero(like: Sums) -> Sums:
     return like.plus(like, -1.0)
 
 
-def parts(artifact: Artifact, cohort: GriddedCohort, batch: int = BATCH) -> Iterator[Part]:
+def parts(artifact: Artifact, cohort: SliceCohort, batch: int = BATCH) -> Iterator[Part]:
     """Yield the sums of runs of slices of one subject and class, each slice in exactly one of them."""
     order = np.lexsort((cohort.labels, cohort.subjects))
     for start in range(0, len(order), batch):

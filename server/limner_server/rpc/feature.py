@@ -124,7 +124,7 @@ def _features(
         id=image.id,
         subject=image.subject,
         status={},
-        prediction=prediction(model.card, arrays["logits"], arrays["probabilities"]),
+        prediction=prediction(model.card, arrays["logits"], arrays["probabilities"], arrays.get("distance")),
         target=model.card.labels[int(arrays["target"])],
         timing=timing(output, grid_image.decode_s),
     )

@@ -4,21 +4,23 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from limner.v1 import common_pb2, simulation_pb2, simulation_pb2_grpc
+from limner.v1 import common_pb2, feature_pb2, simulation_pb2, simulation_pb2_grpc
 from limner_server.errors import InvalidInputError, WrongStateError
+from limner_server.explain.faithfulness import FaithfulnessCurve
 from limner_server.explain.job import SimulationRequest
 from limner_server.explain.pipeline import SimulationMethod
 from limner_server.explain.result import Source, load_result
 from limner_server.explain.simulation import SimulationOutcome
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.card import ModelCard
-from limner_server.rpc.wire import Context, job_progress, prediction
+from limner_server.rpc.wire import Context, job_progress, metrics, prediction
 from limner_server.serving import ModelPool
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
@@ -113,7 +115,9 @@ def _result(card: ModelCard, source: Source, outcome: SimulationOutcome) -> simu
             simulation_pb2.SimulatedImage(
                 label=label,
                 image=_grid_array(outcome.images[index]),
-                prediction=prediction(card, outcome.logits[index], outcome.probabilities[index]),
+                prediction=prediction(
+                    card, outcome.logits[index], outcome.probabilities[index], outcome.distances[index]
+                ),
                 nearest_instance=outcome.nearest_instances[index],
                 nearest_subject=outcome.nearest_subjects[index],
                 nearest=_grid_array(outcome.nearest[index]),
@@ -125,7 +129,15 @@ def _result(card: ModelCard, source: Source, outcome: SimulationOutcome) -> simu
         layers=[simulation_pb2.LayerLineage(**asdict(layer)) for layer in outcome.layers],
         subjects=[simulation_pb2.SubjectLineage(**asdict(subject)) for subject in outcome.subjects],
         grid=common_pb2.Grid(fov_mm=source.grid.fov_mm, size=source.grid.size),
+        faithfulness=map(_faithfulness, outcome.faithfulness),
     )
+
+
+def _faithfulness(curve: FaithfulnessCurve) -> simulation_pb2.FaithfulnessCurve:
+    fields = {field.name: getattr(curve, field.name) for field in dataclass_fields(curve)}
+    fields["method"] = feature_pb2.ImportanceMethod.Value(f"IMPORTANCE_METHOD_{curve.method.name}")
+    fields["areas"] = metrics(curve.areas)
+    return simulation_pb2.FaithfulnessCurve(**fields)
 
 
 def _grid_array(values: NDArray[np.float32]) -> common_pb2.GridArray:

@@ -40,7 +40,7 @@ def test_a_failed_gate_outweighs_one_that_did_not_run() -> None:
     assert checks.verdict([result(1, passed=False), result(2, ran=False), *ALL[2:]]) is Verdict.FAILED_CHECK
 
 
-@pytest.mark.parametrize("number", [6, 7])
+@pytest.mark.parametrize("number", [6, 7, 8])
 def test_what_is_only_reported_does_not_count(number: int) -> None:
     failed = [replace(check, passed=False) if check.number == number else check for check in ALL]
     assert checks.verdict(failed) is Verdict.EXPLANATION
@@ -99,6 +99,7 @@ def test_weight_randomisation(gaps: list[float], own: float, value: float, passe
     assert found.value == pytest.approx(value)
     assert found.passed is passed
     assert len(found.values) == len(gaps)
+    assert ("nothing to compare with" in found.detail) is math.isinf(value)
 
 
 def test_label_permutation_tells_knowledge_from_none() -> None:
@@ -147,5 +148,49 @@ def test_random_channels_are_only_reported() -> None:
     assert checks.random_channels(1.0, 2.0).value == 0.5
 
 
+def test_random_channels_without_a_gap_to_compare_with_say_so() -> None:
+    found = checks.random_channels(1.0, -0.5)
+    assert math.isinf(found.value)
+    assert found.detail == "the model's own gap is -0.50: there is nothing to compare with"
+
+
+def test_the_null_of_the_permutation_test_can_be_drawn() -> None:
+    labels = np.repeat([0, 1], 10)
+    logits = np.stack([np.zeros(20), np.random.default_rng(1).normal(size=20) + labels], axis=1)
+    found = checks.label_permutation(logits, labels, [str(index) for index in range(20)], 0)
+    (observed,) = found.values
+    assert observed == pytest.approx(checks.margins(logits)[np.arange(20), labels].mean())
+    assert len(found.null) == 101
+    assert list(found.null) == sorted(found.null)
+    # The share of the null at or over what was found is the p-value.
+    assert np.mean(np.array(found.null) >= observed) == pytest.approx(found.value, abs=0.02)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_contrast_correlation_is_that_of_the_difference_images(labels: int) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, labels, 6, 6))
+    if labels == 2:
+        expected = np.corrcoef((first[1] - first[0]).ravel(), (second[1] - second[0]).ravel())[0, 1]
+        assert checks.contrast_correlation(first, second) == pytest.approx(expected)
+    assert checks.contrast_correlation(first, 3 * first + second[0]) == pytest.approx(1)
+    # Brightness of a whole image says nothing of where they differ.
+    assert checks.contrast_correlation(first, first + np.arange(labels)[:, None, None]) == pytest.approx(1)
+    assert checks.contrast_correlation(first, first[::-1]) < 0.5
+    assert math.isnan(checks.contrast_correlation(first, np.broadcast_to(first[0], first.shape)))
+
+
+def test_another_seed_is_reported_with_the_models_verdict() -> None:
+    found = checks.another_seed(0.45, 3.0, 6.0, [0, 0])
+    assert found.passed
+    assert not found.gate
+    assert "takes 1 of 2 images" in found.detail
+    assert found.values == (0.45,)
+    assert not checks.another_seed(0.2, 3.0, 6.0, [0, 1]).passed
+    assert not checks.another_seed(math.nan, 0.0, 6.0, [0, 1]).passed
+
+
 def test_every_threshold_names_its_source() -> None:
     assert all(threshold.source for threshold in vars(THRESHOLDS).values())
+    assert checks.stability([0.5]).source == THRESHOLDS.stability.source
+    assert checks.not_run(8, THRESHOLDS.another_seed, "why").source == THRESHOLDS.another_seed.source

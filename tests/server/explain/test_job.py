@@ -12,10 +12,11 @@ from limner.imaging.grid import Grid
 from limner.imaging.slices import Slice
 from limner_server.errors import InvalidInputError, LimnerError, NotFoundError, WrongStateError
 from limner_server.explain.checks import Verdict
-from limner_server.explain.job import run
+from limner_server.explain.job import SLICES, run
 from limner_server.explain.result import load_result
 from limner_server.jobs.process import Reporter
 from limner_server.networks.artifact import export
+from limner_server.networks.card import SiblingModel
 from limner_server.networks.repository import ModelRepository
 from limner_server.state.cohorts import CohortStore, NewSlice
 from tests.server.explain.tiny import CLASSES, SIZE, stripes_cohort, untrained_artifact
@@ -59,7 +60,9 @@ def world(tmp_path: Path) -> World:
     staging = tmp_path / "staging"
     staging.mkdir()
     digest = export(untrained_artifact(), staging / "model.pt")
-    card = make_card(name="m", labels=CLASSES, grid=grid, digest=digest)
+    (staging / "sibling.pt").write_bytes((staging / "model.pt").read_bytes())
+    sibling = SiblingModel(file="sibling.pt", digest=digest, seed=1)
+    card = make_card(name="m", labels=CLASSES, grid=grid, digest=digest, sibling=sibling)
     (staging / "card.json").write_text(card.model_dump_json())
     ModelRepository(tmp_path / "models").publish("m", staging)
     request: dict[str, object] = {
@@ -89,16 +92,19 @@ def test_a_job_leaves_a_result_that_can_be_read(world: World) -> None:
     assert outcome.images.dtype == np.float32
     assert outcome.verdict is Verdict.UNCHECKED
     assert said[-1]["result"]["verdict"] == "UNCHECKED"
+    assert not (folder / SLICES).exists()
     assert any(event.get("progress", {}).get("fraction") == 1.0 for event in said)
 
 
 def test_a_network_that_learned_nothing_fails_and_its_checks_travel_whole(world: World) -> None:
     folder, _ = world.run("job", checks=True)
     _, outcome = load_result(folder)
-    assert [check.number for check in outcome.checks] == [1, 2, 3, 4, 5, 6, 7]
+    assert [check.number for check in outcome.checks] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert not outcome.checks[0].passed
     assert not outcome.checks[1].ran
     assert outcome.checks[2].threshold == 0.3
+    assert outcome.checks[7].value == pytest.approx(1)  # the sibling is the network itself
+    assert len(outcome.faithfulness) == 10
     assert outcome.verdict is Verdict.FAILED_CHECK
 
 

@@ -1,20 +1,25 @@
 """A whole simulation with every check, on networks and cohorts of seconds."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from limner.imaging.grid import Grid
 from limner_server.errors import InvalidInputError
 from limner_server.explain import checks
 from limner_server.explain.checks import Verdict
-from limner_server.explain.pipeline import Recipe, SimulationMethod, resample_subjects, take, thin
+from limner_server.explain.pipeline import Recipe, SimulationMethod, judge_images, resample_subjects
 from limner_server.explain.realism import RealSlices
+from limner_server.explain.result import FACTS_FILE, Source, load_result, save_result
 from limner_server.explain.simulation import SimulationOutcome, simulate
 from limner_server.explain.stages import load_arrays
 from limner_server.networks.artifact import Artifact
-from limner_server.networks.card import HalfModel, HeldOutMargin, ModelCard, SubjectPrediction
+from limner_server.networks.card import HalfModel, HeldOutMargin, ModelCard, SiblingModel, SubjectPrediction
+from limner_server.networks.ensemble import Ensemble
 from tests.server.explain.tiny import CLASSES, stripes_artifact, stripes_cohort
 from tests.server.networks.cards import make_card
 
@@ -37,6 +42,7 @@ def stripes_card(*, halves: bool = True, channels: tuple[int, ...] = (4,) * 5) -
             HalfModel(file=f"half-{index}.pt", digest="0" * 64, subjects=tuple(names), held_out=held_out)
             for index, names in enumerate(pairs if halves else ())
         ),
+        sibling=SiblingModel(file="sibling.pt", digest="0" * 64, seed=1) if halves else None,
         out_of_fold=tuple(
             SubjectPrediction(
                 subject=subject, label=CLASSES[index % 2], fold=0, logits=(0.0, 4.0 * (index % 2) - 2.0), slices=()
@@ -49,7 +55,11 @@ def stripes_card(*, halves: bool = True, channels: tuple[int, ...] = (4,) * 5) -
 def run(
     folder: Path, artifact: Artifact, card: ModelCard, recipe: Recipe = RECIPE, workers: int = 2
 ) -> SimulationOutcome:
-    return simulate(artifact, card, [artifact] * len(card.halves), COHORT, recipe, folder, quiet, workers=workers)
+    return simulate(
+        *(artifact, card, [artifact] * len(card.halves), COHORT, recipe, folder, quiet),
+        sibling=artifact if card.sibling else None,
+        workers=workers,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +75,6 @@ def outcome(folder: Path) -> SimulationOutcome:
 def test_images_are_those_of_their_classes(outcome: SimulationOutcome) -> None:
     assert outcome.images.shape == (2, 32, 32)
     assert outcome.probabilities.argmax(1).tolist() == [0, 1]
-    np.testing.assert_array_equal(outcome.difference, outcome.images[1] - outcome.images[0])
 
 
 def test_every_check_ran(outcome: SimulationOutcome, folder: Path) -> None:
@@ -78,6 +87,8 @@ def test_every_check_ran(outcome: SimulationOutcome, folder: Path) -> None:
     assert by_name["label_permutation"].passed
     gaps = [checks.gap(load_arrays(folder / f"half-{index}.npz")["logits"]) for index in range(2)]
     assert by_name["independent_judge"].value == pytest.approx(np.mean(gaps) / 6)  # 6: the card's deviation
+    assert by_name["another_seed"].value == pytest.approx(1)  # the sibling is the model itself
+    assert len(by_name["label_permutation"].null) == 101
     assert outcome.verdict is checks.verdict(outcome.checks)
 
 
@@ -134,7 +145,7 @@ def test_a_half_model_that_saw_all_subjects_is_no_judge(tmp_path: Path) -> None:
 
 def test_a_composite_is_checked_too(tmp_path: Path) -> None:
     found = run(tmp_path, stripes_artifact(), stripes_card(), Recipe(method=SimulationMethod.COMPOSITE))
-    assert [check.ran for check in found.checks] == [True] * 5 + [False, True]
+    assert [check.ran for check in found.checks] == [True] * 5 + [False, True, True]
 
 
 def test_without_checks_only_the_images_are_made(tmp_path: Path) -> None:
@@ -157,7 +168,7 @@ def test_three_labels(tmp_path: Path) -> None:
     found = simulate(artifact, card, [], cohort, Recipe(steps=10), tmp_path, quiet)
     assert found.images.shape == (3, 32, 32)
     assert found.probabilities.shape == (3, 3)
-    assert [check.ran for check in found.checks] == [True, False, *[True] * 5]
+    assert [check.ran for check in found.checks] == [True, False, *[True] * 5, False]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +183,7 @@ def test_a_cohort_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str
 
 
 def test_resamples_hold_every_class_and_as_many_subjects() -> None:
-    rare = take(COHORT, np.flatnonzero((COHORT.labels == 0) | (COHORT.subjects == "s01")))
+    rare = COHORT.take(np.flatnonzero((COHORT.labels == 0) | (COHORT.subjects == "s01")))
     found = resample_subjects(rare, 20, 0)
     assert found.shape == (20, 5)
     assert (found.sum(1) == 5).all()
@@ -180,10 +191,10 @@ def test_resamples_hold_every_class_and_as_many_subjects() -> None:
 
 
 def test_thinning_keeps_every_class_and_spreads_over_subjects() -> None:
-    found = thin(COHORT, 8)
+    found = COHORT.thin(8)
     assert np.bincount(found.labels).tolist() == [4, 4]
     assert len(set(found.subjects.tolist())) == 8
-    assert len(thin(COHORT, 1000).labels) == len(COHORT.labels)
+    assert len(COHORT.thin(1000).labels) == len(COHORT.labels)
 
 
 def test_a_real_slice_is_realistic_and_a_blurred_one_is_not() -> None:
@@ -196,3 +207,27 @@ def test_a_real_slice_is_realistic_and_a_blurred_one_is_not() -> None:
     assert same.nearest_real == pytest.approx(1, abs=0.1)
     assert mean.high_frequencies < 0.2
     assert mean.spectrum > 2
+
+
+def test_an_ensemble_has_the_channels_of_all_its_members(tmp_path: Path) -> None:
+    single = stripes_artifact()
+    artifact = Artifact(Ensemble([stripes_artifact().network, stripes_artifact().network]))
+    card = stripes_card(halves=False, channels=(8,) * 5)
+    found = simulate(artifact, card, [], COHORT, Recipe(steps=20), tmp_path, quiet)
+    assert [layer.channels for layer in found.layers] == [8] * 5
+    assert all(not {3, 7} & set(layer.selected) for layer in found.layers)  # each member's dead channel
+    assert found.faithfulness
+    # Equal members answer as one of them does.
+    np.testing.assert_allclose(found.logits, judge_images(single, found.images).logits, atol=1e-4)
+
+
+def test_a_result_survives_its_file_whatever_its_figures(outcome: SimulationOutcome, tmp_path: Path) -> None:
+    strange = replace(outcome.checks[2], value=math.inf, values=(math.inf, -math.inf, 0.5))
+    saved = replace(outcome, checks=(strange, *outcome.checks[3:]))
+    source = Source("m", 1, "0" * 64, "c", "1" * 64, Grid(fov_mm=32, size=32), RECIPE)
+    save_result(tmp_path, source, saved)
+    json.loads((tmp_path / FACTS_FILE).read_text(), parse_constant=pytest.fail)
+    found_source, found = load_result(tmp_path)
+    assert found_source == source
+    assert (found.checks, found.faithfulness, found.layers) == (saved.checks, saved.faithfulness, saved.layers)
+    np.testing.assert_array_equal(found.distances, saved.distances)

@@ -27,7 +27,7 @@ def assert_equal(first: Sums, second: Sums) -> None:
 def test_sums_are_those_of_the_slices() -> None:
     artifact = stripes_artifact()
     found = gather(artifact, COHORT).cohort[1]
-    images = torch.from_numpy(COHORT.images[COHORT.labels == 1])
+    images = torch.from_numpy(COHORT.take(COHORT.labels == 1).load())
     _, _, _, maps, gradients = artifact.explain(images, torch.ones(len(images), dtype=torch.int64))
     assert found.count == len(images)
     torch.testing.assert_close(found.image, artifact.normalise(images)[:, 0].sum(0), atol=1e-4, rtol=1e-5)

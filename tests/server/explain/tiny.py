@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from limner_server.explain.cohort import SliceCohort
 from limner_server.networks.artifact import Artifact
 from limner_server.networks.resnet import LAYERS, build_network
-from limner_server.training.data import GriddedCohort
 
 CLASSES = ("no", "yes")
 SIZE = 32
@@ -79,7 +79,7 @@ def untrained_artifact() -> Artifact:
     return Artifact(build_network("resnet18", 2))
 
 
-def stripes_cohort(subjects: int = 8, slices: int = 3, size: int = SIZE) -> GriddedCohort:
+def stripes_cohort(subjects: int = 8, slices: int = 3, size: int = SIZE) -> SliceCohort:
     """Slices with a patch of vertical stripes ('yes', every second subject) or horizontal ones, in noise."""
     rng = np.random.default_rng(0)
     wave = np.cos(np.pi / 2 * np.arange(size)) * 2
@@ -91,7 +91,7 @@ def stripes_cohort(subjects: int = 8, slices: int = 3, size: int = SIZE) -> Grid
         pattern = np.broadcast_to(wave, (size, size)) if label else np.broadcast_to(wave[:, None], (size, size))
         images += [10 + middle * pattern + rng.normal(0, 0.2, (size, size)) for _ in range(slices)]
         labels += [label] * slices
-    return GriddedCohort(
+    return SliceCohort(
         images=np.array(images, np.float32),
         labels=np.array(labels, np.int64),
         subjects=np.repeat([f"s{index:02d}" for index in range(subjects)], slices),

@@ -1,0 +1,140 @@
+"""`python -m benchmarks.importance`: how well each measure of importance agrees with exact mean ablation, by layer.
+
+The tables in docs/explain.md. Trains a ResNet-18 on the phantom first: agreement is a matter of what a network learned.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from benchmarks.cohorts import StoredCohort, store_phantom
+from limner.imaging.grid import Grid
+from limner_server.executor.engine import Arrays, Operation
+from limner_server.executor.torchscript import TorchScriptEngine
+from limner_server.explain.cohort import SliceCohort, spool_cohort
+from limner_server.explain.faithfulness import drops
+from limner_server.explain.importance import TOP_SHARE, ImportanceMethod, alive_channels, channel_importance
+from limner_server.jobs.process import Reporter
+from limner_server.networks.artifact import eager, load, margins
+from limner_server.networks.card import ModelCard
+from limner_server.networks.repository import ModelRepository, ModelVersion
+from limner_server.networks.resnet import LAYERS
+from limner_server.training.config import TrainingConfig
+from limner_server.training.job import TrainingRequest, run
+
+MODEL = "importance"
+BATCH = 8
+
+Floats = NDArray[np.float64]
+Figures = dict[str, dict[str, float]]
+"""By layer and method."""
+
+
+def main(
+    slices: Annotated[int, typer.Option(min=2, help="Slices that are explained, as many of each label.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Of the phantom and the training.")] = 0,
+    fov_mm: Annotated[float, typer.Option(help="Edge of the model's field of view.")] = Grid().fov_mm,
+    size: Annotated[int, typer.Option(help="Edge of the model's grid, in pixels.")] = Grid().size,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Train on the phantom, explain some of its slices by every method, and compare with mean ablation."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        stored = store_phantom(root, seed=seed)
+        version, card = trained(root, stored, seed, Grid(fov_mm, size))
+        cohort = spool_cohort(stored.snapshot(), card.grid, root / "slices.f32").thin(slices)
+        correlations, lost = measure(version, card, cohort, seed)
+    if as_json:
+        print(json.dumps({"rank_correlation": correlations, "drop_of_top_tenth": lost, "slices": len(cohort)}))
+        return
+    console = Console()
+    console.print(_table(f"rank correlation with mean ablation, mean of {len(cohort)} slices", correlations))
+    console.print(_table("drop of the margin with the top tenth at its means, logits", lost))
+
+
+def trained(root: Path, cohort: StoredCohort, seed: int, grid: Grid) -> tuple[ModelVersion, ModelCard]:
+    """Train a model of a cohort, as a server's job does, with as few folds as there may be."""
+    folder = root / "training"
+    folder.mkdir()
+    request = TrainingRequest(
+        id=MODEL,
+        cohort=cohort.name,
+        model=MODEL,
+        config=TrainingConfig.make(seed=seed, grid=grid, folds=2, halves=False),
+        database_url=cohort.url,
+        data_dir=root,
+        model_repository=root / "models",
+        device="cpu",
+    )
+    (folder / "request.json").write_text(request.model_dump_json())
+    with (root / "progress").open("wb") as progress:
+        run(folder, Reporter(progress))
+    repository = ModelRepository(root / "models")
+    return repository.get(MODEL, 1), repository.card(MODEL, 1)
+
+
+def measure(version: ModelVersion, card: ModelCard, cohort: SliceCohort, seed: int) -> tuple[Figures, Figures]:
+    """Explain slices for their own labels by every method that a layer has.
+
+    Returns
+    -------
+    Rank correlation (Spearman) with the drop of the margin with one channel at its mean, over the channels that are not
+    dead, mean over slices; and the mean drop with the top tenth by that method at their means.
+    """
+    engine = TorchScriptEngine(version.artifact, card)
+    artifact = eager(load(version.artifact, card.digest), card)
+    parts: list[tuple[Arrays, Arrays]] = []
+    for rows in cohort.blocks(BATCH):
+        images, targets = cohort.images[rows], cohort.labels[rows]
+        parts.append((engine.run(Operation.EXPLAIN, LAYERS, images, targets), _ablate(engine, images, targets)))
+    explained, ablated = (_joined(found) for found in zip(*parts, strict=True))
+    target, logits = torch.from_numpy(explained["target"]), torch.from_numpy(explained["logits"])
+    correlations: Figures = {}
+    lost: Figures = {}
+    for number, (layer, means) in enumerate(engine.channel_means.items()):
+        maps, gradients = (torch.from_numpy(explained[f"{name}.{layer}"]) for name in ("maps", "gradients"))
+        exact = torch.from_numpy(ablated[f"ablation.{layer}"])
+        alive = alive_channels(maps.mean((2, 3)).std(0)).numpy()
+        for method in ImportanceMethod:
+            if method is ImportanceMethod.CAM and layer != LAYERS[-1]:
+                continue
+            found = channel_importance(method, maps, gradients, torch.from_numpy(means), ablation=exact, seed=seed)
+            ranks = _rank_correlations(found.numpy()[:, alive], exact.numpy()[:, alive])
+            deletion, _ = drops(artifact, number, maps, found, target, margins(logits, target), (TOP_SHARE,))
+            correlations.setdefault(layer, {})[method] = round(float(ranks.mean()), 4)
+            lost.setdefault(layer, {})[method] = round(float(deletion.mean()), 4)
+    return correlations, lost
+
+
+def _ablate(engine: TorchScriptEngine, images: NDArray[np.float32], targets: NDArray[np.int64]) -> Arrays:
+    return engine.run(Operation.ABLATE, LAYERS, images, targets)
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rank_correlations(first: NDArray[np.float32], second: NDArray[np.float32]) -> Floats:
+    """Spearman's correlation of each row, `(n,)`."""
+    return np.array([spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)])
+
+
+def _table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table("", *figures, title=title, title_justify="left")
+    for method in ImportanceMethod:
+        table.add_row(method, *(f"{row[method]:.2f}" if method in row else "" for row in figures.values()))
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
