@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -23,32 +22,18 @@ from pydicom import dcmread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from limner import (
-    Client,
-    CohortPlan,
-    CohortSlice,
-    FeatureOptions,
-    Image,
-    LimnerError,
-    TrainingConfig,
-    plan_import,
-)
+from limner import Client, CohortPlan, CohortSlice, Image, LimnerError, TrainingConfig, plan_import
+from limner.cohort_flow import import_flow
 from limner.imaging import (
     ModelReference,
-    decode,
     heat_map_dicom,
     load_or_create_key,
-    simulated_dicom,
     write_phantom,
-    write_png,
 )
-from limner.report import HeatMapExample, RealSlice, ReportData, verdict_words, write_report
-from limner.report.figures import NORMALISED_WINDOW
-from limner.types import Cohort, ImageFeatures, JobState, Model, ModelState, SimulationResult, Verdict
+from limner.report import LAYERS, ReportData, collect, verdict_words, write_figures, write_report
+from limner.types import Cohort, JobState, Model, ModelState, Verdict
 
 MODEL = "demo"
-SHOWN_SUBJECTS, EXPLAINED_SUBJECTS = 12, 3
-LAYERS = ("layer2", "layer3")
 
 console = Console()
 
@@ -74,7 +59,8 @@ def demo(
             cohort = phantom(out / f"phantom-{subjects}-{seed}", subjects, seed, show)
         # Reads headers, chooses the T2-weighted series, and gives pseudonyms: nothing identifying goes to the server.
         key = load_or_create_key(out / "pseudonyms.key")
-        plan = plan_import(cohort, labels or cohort / "labels.csv", key=key).plan
+        planned = plan_import(cohort, labels or cohort / "labels.csv", key=key)
+        plan = planned.plan
 
     with server(out) as address, Client(address) as client:
         client.wait_ready()
@@ -95,19 +81,12 @@ def demo(
         with steps("train") as show:
             model = trained_model(client, imported.cohort, seed, fresh, show)
         for metric in model.metrics:
-            console.print(f"  {metric.name:<12} {metric.value:.2f}  [{metric.low:.2f}, {metric.high:.2f}]")
+            console.print(f"  {metric.name:<18} {metric.value:.2f}  [{metric.low:.2f}, {metric.high:.2f}]")
         name = str(model.identity)
 
         # Every slice once. The model has seen these subjects: the honest figures are those above.
         with steps("predict") as show:
             predict(client, name, slices, out / "predictions.csv", show)
-
-        # Steps B and C: which channels matter for a slice, and where they are active.
-        with steps("features"):
-            chosen = [one for label in model.labels for one in middle_slices(slices, label, EXPLAINED_SUBJECTS)]
-            options = FeatureOptions(layers=LAYERS, heat_maps=True)
-            features = client.extract_features(name, map(as_image, chosen), options)
-            examples = {one: explained(one, result) for one, result in zip(chosen, features.results, strict=True)}
 
         # Steps D and E: one image for each class, and the checks that decide whether it explains anything.
         with steps("simulate") as show:
@@ -118,21 +97,26 @@ def demo(
                 progress=lambda progress: show(progress.fraction, progress.phase),
             )
 
-    with steps("report"):
-        reference = ModelReference(**model.identity.to_dict())
-        export_heat_maps(out, examples, reference)
-        export_simulation(out, simulation, reference)
-        data = ReportData(
-            cohort=imported.cohort,
-            model=model,
-            simulation=simulation,
-            slices=tuple(real(one) for label in model.labels for one in middle_slices(slices, label, SHOWN_SUBJECTS)),
-            examples=tuple(examples.values()),
-            command=shlex.join(["python", *sys.argv]),
-            created=datetime.now(UTC),
-            seconds=steps.seconds,
-        )
+        # Steps B and C: which channels matter for a slice, and where they are active.
+        with steps("features"):
+            command = shlex.join(["python", *sys.argv])
+            data = collect(
+                client,
+                model,
+                imported.cohort,
+                simulation,
+                slices,
+                command=command,
+                flow=import_flow(planned, None),
+                seconds=steps.seconds,
+            )
+
+    with steps("report") as show:
+        export_heat_maps(out, data, slices)
+        # What failed a check says so in its name, in the picture and in the DICOM.
+        simulation.export(out / "simulated", allow_failed=True)
         write_report(out / "report.html", data)
+        write_figures(out / "figures", data, lambda done, total: show(done / total, f"{done} of {total} figures"))
 
     console.print(
         f"\n{verdict_words(simulation)}", style="green" if simulation.verdict is Verdict.EXPLANATION else "red"
@@ -236,58 +220,21 @@ def predict(client: Client, model: str, slices: Sequence[CohortSlice], path: Pat
                 rows.writerow([subject.subject, true_labels[subject.subject], label, *probabilities])
 
 
-def middle_slices(slices: Sequence[CohortSlice], label: str, subjects: int) -> list[CohortSlice]:
-    """Return the middle slice of each of the first subjects that have the label: chosen by no figure of the model."""
-    by_subject: dict[str, list[CohortSlice]] = {}
-    for one in slices:
-        if one.label == label:
-            by_subject.setdefault(one.subject, []).append(one)
-    return [of_subject[len(of_subject) // 2] for of_subject in list(by_subject.values())[:subjects]]
-
-
 def as_image(one: CohortSlice) -> Image:
     """Return a slice of the cohort as an image to be scored, under its pseudonyms."""
     return Image(one.content, id=one.instance, subject=one.subject, frame=one.frame)
 
 
-def real(one: CohortSlice) -> RealSlice:
-    """Return a slice as the report shows it."""
-    return RealSlice(one.subject, one.label, decode(file_of(one), one.frame))
-
-
-def file_of(one: CohortSlice) -> Path:
-    """Return the DICOM file of a slice: the plan of a folder holds paths."""
-    assert isinstance(one.content, Path)  # noqa: S101
-    return one.content
-
-
-def explained(one: CohortSlice, features: ImageFeatures) -> HeatMapExample:
-    """Return a slice under its heat maps."""
-    if features.prediction is None:
-        raise RuntimeError(f"{features.id} could not be explained: {features.error}")
-    maps = {layer.layer: layer.source_heat_map for layer in features.layers if layer.source_heat_map is not None}
-    return HeatMapExample(real(one), features.target, features.prediction, maps)
-
-
-def export_heat_maps(out: Path, examples: Mapping[CohortSlice, HeatMapExample], model: ModelReference) -> None:
+def export_heat_maps(out: Path, data: ReportData, slices: Sequence[CohortSlice]) -> None:
     """Write heat maps of the last layer as DICOM, in the source's study: alone of all here they name the patient."""
-    for one, example in examples.items():
-        path = out / f"heat-map-{one.instance}.dcm"
-        heat_map_dicom(path, dcmread(file_of(one)), example.heat_maps[LAYERS[-1]], model, example.target, one.frame)
-
-
-def export_simulation(out: Path, simulation: SimulationResult, model: ModelReference) -> None:
-    """Write each simulated image as PNG and DICOM, with the failed checks burned in where there are any."""
-    failed = ", ".join(check.name.replace("_", " ") for check in simulation.failed_gates)
-    note = "" if simulation.verdict is Verdict.EXPLANATION else f"{simulation.verdict.value.replace('_', ' ')} {failed}"
-    for simulated in simulation.images:
-        path = out / f"simulated-{re.sub(r'[^A-Za-z0-9._-]+', '-', simulated.label)}"
-        caption = f"SIMULATED {simulated.label}, not for diagnostic use\n{note}".strip()
-        write_png(path.with_suffix(".png"), simulated.image, NORMALISED_WINDOW, caption)
-        spacing_mm = simulation.grid.fov_mm / simulation.grid.size
-        simulated_dicom(
-            path.with_suffix(".dcm"), simulated.image, simulated.label, model, spacing_mm, NORMALISED_WINDOW, note
-        )
+    by_instance = {one.instance: one for one in slices}
+    model = ModelReference(**data.model.identity.to_dict())
+    for example in data.examples:
+        source = by_instance[example.source.instance]
+        assert isinstance(source.content, Path)  # noqa: S101  the plan of a folder holds paths
+        path = out / f"heat-map-{source.instance}.dcm"
+        heat_map = example.heat_maps[LAYERS[-1]]
+        heat_map_dicom(path, dcmread(source.content), heat_map, model, example.target, source.frame)
 
 
 def main() -> None:

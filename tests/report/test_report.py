@@ -4,14 +4,18 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import pytest
 
 from limner.report import ReportData, write_report
-from limner.report.report import format_number, render_report, verdict_words
+from limner.report.card import read_card
+from limner.report.flow import steps
+from limner.report.report import render_report
+from limner.report.words import not_measured, number, verdict_words
 from limner.types import Prediction, Verdict
-from tests.report.sample import report_data
+from tests.report.sample import FLOW, report_data, report_html
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -57,12 +61,14 @@ def data() -> ReportData:
 
 
 @pytest.fixture(scope="module")
-def page(data: ReportData) -> Page:
-    return Page(render_report(data))
+def page() -> Page:
+    return Page(report_html())
 
 
-def test_page_asks_nothing_of_the_network(data: ReportData, page: Page) -> None:
-    html = render_report(data)
+def test_page_asks_nothing_of_the_network(page: Page) -> None:
+    html = report_html()
+    # Addresses in it are names of XML's vocabularies, which nothing loads.
+    assert set(re.findall(r"https?://[^/\"'<>]+", html)) <= {"http://www.w3.org"}
     assert [tag for tag, _ in page.elements if tag in {"script", "link", "iframe", "object"}] == []
     assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.all("img"))
     assert re.findall(r"url\((?!#)", html) == []
@@ -86,42 +92,166 @@ def test_page_shows_what_it_was_given(data: ReportData, page: Page) -> None:
     assert "0.96 95 % interval 0.88 to 1.00" in page.words
     assert data.command in page.words
     assert data.model.identity.digest in page.words
+    assert data.simulation is not None
     for check in data.simulation.checks:
-        assert check.detail in page.words
+        assert check.detail[1:] in page.words
+        assert check.source in page.words
     for subject in data.cohort.subjects:
         assert subject.subject in page.words
     images = len(data.slices) + sum(1 + len(example.heat_maps) for example in data.examples)
     assert len(page.all("img")) == images + 2 * len(data.simulation.images) + 1
 
 
+def test_every_section_is_there(page: Page) -> None:
+    """The contents name each section once, in its order, and every link leads to one."""
+    (headings,) = [[a["id"] for name, a in page.elements if name == "h2" and "id" in a]]
+    linked = [link["href"] for link in page.all("a")]
+    assert [f"#{heading}" for heading in headings] == linked[: len(headings)]
+    assert set(linked) <= {f"#{heading}" for heading in headings}
+    assert headings == [
+        *("summary", "simulated", "checks", "performance", "calibration", "subjects", "learning", "cohort", "leakage"),
+        *("heat", "faithfulness", "lineage", "far", "card", "method"),
+    ]
+
+
+def test_figures_are_those_of_the_card(data: ReportData, page: Page) -> None:
+    card = read_card(data.model)
+    assert card.evaluation is not None
+    for metric in data.model.metrics:
+        assert f"{number(metric.value)} {number(metric.low)} to {number(metric.high)}" in page.words
+    for metric in card.evaluation.slices:
+        assert f"{number(metric.value)} {number(metric.low)} to {number(metric.high)}" in page.words
+    delong, bootstrap = card.evaluation.delong, card.evaluation.bootstrap
+    assert delong is not None
+    assert bootstrap is not None
+    for name, metric in (("AUC, after DeLong", delong), ("AUC, bootstrap of subjects", bootstrap)):
+        assert f"{name} {number(metric.value)} {number(metric.low)} to {number(metric.high)}" in page.words
+    assert "Brier score 0.12 0.10 Expected calibration error 0.09 0.04" in page.words
+    assert "non-recurrent 15 1 recurrent 1 10" in page.words
+    assert "p 0.0002" in page.words
+    for point in card.evaluation.learning_curve:
+        assert f"{point.subjects} {number(point.auc.value)} {number(point.auc.low)} to" in page.words
+    assert "1 pair found" in page.words
+    assert "0.9987" in page.words
+    assert "1 of 4 slices shown lie far" in page.words
+    for name, version in {**card.versions, **data.versions}.items():
+        assert f"{name} {version}" in page.words
+
+
+def test_the_flow_counts_whom_it_leaves_out_and_names_nobody(page: Page) -> None:
+    assert "307 subjects looked at" in page.words
+    assert "180 left out: followed for less than 24 months" in page.words
+    assert "54 labelled 39 non-recurrent, 15 recurrent" in page.words
+    assert "27 left out: without images in the cohort" in page.words
+    assert "non-recurrent: none, and followed for 24 months" in page.words
+    assert "TCGA-XX" not in page.words
+
+
+def test_steps_add_up(data: ReportData) -> None:
+    """Who was looked at is who was left out and who is next; the folds hold out every subject once."""
+    looked_at, labelled, imported, folds = steps(data, read_card(data.model))
+    assert looked_at.count == sum(count for count, _ in looked_at.left_out) + labelled.count
+    assert labelled.count == sum(count for count, _ in labelled.left_out) + imported.count
+    assert sum(map(int, re.findall(r"(?<!\d)(?<!\d:)\b\d+\b(?!:)", folds.note))) == imported.count
+    larger = replace(data, flow=FLOW.model_copy(update={"labels": {"recurrent": 20}}))
+    assert "the cohort has 7 more than this flow labels" in steps(larger, read_card(data.model))[1].note
+    assert [step.what[:8] for step in steps(replace(data, flow=None), read_card(data.model))] == [
+        "imported",
+        "folds by",
+    ]
+
+
+def test_what_an_old_card_lacks_is_said_and_not_made_up() -> None:
+    data = report_data(old=True)
+    page = Page(report_html(old=True))
+    assert len(not_measured(data)) == 6
+    for gap in not_measured(data):
+        assert f"{gap.what}: not measured. To get it: {gap.how}." in page.words
+    assert "Learning curve: not measured. To get it: train with --learning-curve." in page.words
+    for absent in ("DeLong 0", "By slice 95", "far from what", "pair found", "subjects looked at"):
+        assert absent not in page.words
+    assert "0.96 0.88 to 1.00" in page.words
+
+
+def test_a_report_without_simulation_and_images(data: ReportData) -> None:
+    page = Page(render_report(replace(data, simulation=None, slices=(), examples=())))
+    assert "Simulated images: not measured. To get it: report without --no-simulate." in page.words
+    assert "The server keeps no DICOM" in page.words
+    assert page.all("img") == []
+    assert "0.96 0.88 to 1.00" in page.words
+
+
+def test_figures_of_another_cohort_are_said_to_be(data: ReportData, page: Page) -> None:
+    other = replace(data, cohort=data.cohort.model_copy(update={"digest": "d1" * 32}))
+    assert "The model was trained on another cohort" in Page(render_report(other)).words
+    assert "trained on another cohort" not in page.words
+
+
+def test_the_same_data_give_the_same_page(data: ReportData) -> None:
+    assert render_report(data) == report_html()
+
+
 def test_failed_gates_are_named_with_their_figures() -> None:
-    page = Page(render_report(report_data(failed=True)))
+    page = Page(report_html(failed=True))
     assert "not to be shown as an explanation. Independent judge not run: no half-cohort models. " in page.words
     assert "Stability 0.41 (at least 0.60)." in page.words
     assert "may be shown as an explanation" not in page.words
 
 
+def test_a_failed_verdict_cannot_be_missed() -> None:
+    """It stands before every figure, in the colour of failure, and on every simulated image."""
+    data = report_data(failed=True)
+    page = Page(report_html(failed=True))
+    assert page.words.index("✗ Failed check") < page.words.index("Subjects 27")
+    classes = [(attributes.get("class") or "").split() for _, attributes in page.elements]
+    verdict = classes.index(["verdict", "failed_check"])
+    assert verdict < classes.index(["facts"])
+    marks = [attributes["data-mark"] for _, attributes in page.elements if "data-mark" in attributes]
+    assert data.simulation is not None
+    assert marks == ["failed check"] * (len(data.simulation.images) + 1)
+    assert [name for name in classes if "marked" in name] != []
+    assert "marked" not in str([attributes.get("class") for _, attributes in Page(report_html()).elements])
+
+
+def test_a_gate_that_fails_by_more_than_its_figure_says_by_what(data: ReportData) -> None:
+    assert data.simulation is not None
+    first = data.simulation.checks[0].model_copy(
+        update={"passed": False, "detail": "1 of 2 images taken for their own"}
+    )
+    failed = data.simulation.model_copy(update={"verdict": Verdict.FAILED_CHECK, "checks": (first,)})
+    assert verdict_words(failed).endswith("Own verdict 0.96 (at least 0.50): 1 of 2 images taken for their own.")
+
+
 def test_verdict_words(data: ReportData) -> None:
+    assert data.simulation is not None
     assert verdict_words(data.simulation).startswith("Every gate was passed")
     unchecked = data.simulation.model_copy(update={"verdict": Verdict.UNCHECKED, "checks": ()})
     assert verdict_words(unchecked).endswith("were not put to every check and are not to be shown as an explanation.")
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0.00"), (0.0002, "0.0002"), (-0.004, "-0.004"), (0.965, "0.96"), (12.0, "12.00")]
+    ("value", "text"),
+    [(0.0, "0.00"), (0.0002, "0.0002"), (-0.004, "−0.004"), (0.965, "0.96"), (12.0, "12.00"), (inf, "∞"), (None, "–")],
 )
-def test_small_figures_keep_a_digit(value: float, text: str) -> None:
-    assert format_number(value) == text
+def test_small_figures_keep_a_digit(value: float | None, text: str) -> None:
+    assert number(value) == text
 
 
 def test_text_from_outside_is_escaped(data: ReportData) -> None:
-    html = render_report(replace(data, command="demo.py --labels '<script>alert(1)</script>'"))
+    """A label that is markup, and dollar signs that matplotlib would set as mathematics, come out as they went in."""
+    label = "<script>$a$</script>"
+    model = data.model.model_copy(update={"labels": (data.model.labels[0], label)})
+    cohort = data.cohort.model_copy(update={"name": label})
+    few = replace(data, model=model, cohort=cohort, command=f"demo.py {label}", simulation=None, examples=())
+    html = render_report(few)
     assert "<script>" not in html
-    assert "&lt;script&gt;" in html
+    assert "&lt;script&gt;$a$" in html
+    assert label in Page(html).words
 
 
 def test_three_labels_are_each_set_against_the_first(data: ReportData) -> None:
     labels = (*data.model.labels, "third")
+    assert data.simulation is not None
     images = data.simulation.images
     prediction = Prediction(label="third", probabilities=(0.1, 0.1, 0.8), logits=(0.0, 0.0, 2.0))
     third = images[1].model_copy(update={"label": "third", "prediction": prediction})

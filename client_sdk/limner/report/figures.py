@@ -1,184 +1,199 @@
-"""The figures of the report, one function each: images as PNG, plots as SVG in the colours of the page.
+"""The plots of what a model is worth: ROC, scores, calibration, permutation test, learning curve, distance from home.
 
-Plots name their colours by custom properties of CSS (`var(--ink)`): one drawing serves the light and the dark page.
-Not for layout, captions or alternative texts: those are the template's.
+Each function draws one figure in the colours it is given (`drawing.Colours`). Not for layout, captions or alternative
+texts: those are the templates' and `plots`'.
 """
 
-import re
 from collections.abc import Sequence
-from io import BytesIO
-from math import isfinite
+from textwrap import fill
 
-import matplotlib
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image
 
-from limner.imaging.pictures import Window, grey, overlay
+from limner.report.card import Bin, LearningPoint
+from limner.report.drawing import DASHED, ONE_COLUMN, TWO_COLUMNS, Colours, canvas, panels, unit_axis
+from limner.report.flow import Step
 from limner.report.scores import SubjectScore, roc_band, roc_curve
-from limner.types import Check, LayerLineage
 
-# matplotlib wants real colours: each of these stands for a custom property of the page until the SVG is written.
-INK, MUTED, RULE, ACCENT, REFERENCE, PASS, FAIL = (f"#0000{number:02x}" for number in range(1, 8))
-_PROPERTIES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    ACCENT: "var(--interest)",
-    REFERENCE: "var(--reference)",
-    PASS: "var(--pass)",
-    FAIL: "var(--fail)",
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "limner",
-    # A label is text, even one with dollar signs.
-    "text.parse_math": False,
-    "font.size": 9,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-}
-
-# Display window in standard deviations of a normalised slice; the same for all, or they could not be compared.
-NORMALISED_WINDOW = (-1.5, 3.0)
-
-# Larger images are shrunk to this edge: what the page shows, at the pixels of a dense display.
-MAX_EDGE = 400
+# Percentiles that a distribution is redrawn from, and the bars it is drawn with.
+REDRAWN, BARS = 4000, 40
 
 
-def slice_png(pixels: NDArray[np.generic], window: Window | None = None) -> bytes:
-    """Draw a slice `(rows, columns)` in grey, black to white over `window`; see `limner.imaging.pictures.grey`."""
-    return _png(grey(pixels, window))
-
-
-def overlay_png(pixels: NDArray[np.generic], heat_map: NDArray[np.floating]) -> bytes:
-    """Draw a slice in grey under a heat map of the same shape, 0 to 1; see `limner.imaging.pictures.overlay`."""
-    return _png(overlay(grey(pixels), heat_map))
-
-
-def difference_png(difference: NDArray[np.floating], limit: float) -> bytes:
-    """Draw a difference `(rows, columns)`: blue at `-limit`, white at 0, red at `limit`."""
-    colours = matplotlib.colormaps["RdBu_r"]((np.clip(difference / limit, -1, 1) + 1) / 2)[..., :3]
-    return _png(np.rint(colours * 255).astype(np.uint8))
-
-
-def roc_svg(scores: Sequence[SubjectScore], label: str) -> bytes:
+def roc(colours: Colours, scores: Sequence[SubjectScore], label: str) -> Figure:
     """Draw the ROC curve of `label` against all others, in its 95 % bootstrap band over subjects.
 
     `scores` need at least one subject with `label` and one without.
     """
-    figure, axes = _plot(4.2, 4.0)
+    figure, axes = canvas(ONE_COLUMN, ONE_COLUMN)
     positive = np.array([score.label == label for score in scores])
     at = np.linspace(0, 1, 101)
     low, high = roc_band(scores, label, at)
-    axes.fill_between(at, low, high, color=ACCENT, alpha=0.16, linewidth=0)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.plot(*roc_curve(positive, np.array([score.probability for score in scores])), color=ACCENT, linewidth=1.8)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
-    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    return _svg(figure, "roc")
+    axes.fill_between(at, low, high, color=colours.interest, alpha=0.16, linewidth=0, label="95 % band")
+    axes.plot([0, 1], [0, 1], color=colours.muted, linewidth=0.8, linestyle=DASHED, label="chance")
+    curve = roc_curve(positive, np.array([score.probability for score in scores]))
+    axes.plot(*curve, color=colours.interest, linewidth=1.8, label="out of fold")
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
+    unit_axis(axes.xaxis)
+    unit_axis(axes.yaxis)
+    axes.legend(loc="lower right")
+    return figure
 
 
-def scores_svg(scores: Sequence[SubjectScore], labels: Sequence[str], threshold: float | None) -> bytes:
+def scores(colours: Colours, scores: Sequence[SubjectScore], labels: Sequence[str], threshold: float | None) -> Figure:
     """Draw each subject's out-of-fold probability of the last label, in one row for each true label."""
-    figure, axes = _plot(4.2, 0.7 + 0.75 * len(labels))
+    figure, axes = canvas(ONE_COLUMN, 0.8 + 0.65 * len(labels))
     for row, label in enumerate(labels):
         values = np.sort([score.probability for score in scores if score.label == label])
-        colour = ACCENT if row == len(labels) - 1 else REFERENCE
-        axes.plot(values, row + _spread(values), "o", markersize=5, color=colour, alpha=0.75, markeredgewidth=0)
+        colour = colours.interest if row == len(labels) - 1 else colours.reference
+        axes.plot(values, row + _spread(values), "o", markersize=4.5, color=colour, alpha=0.75, markeredgewidth=0)
     if threshold is not None:
-        axes.axvline(threshold, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.set(xlim=(-0.03, 1.03), ylim=(len(labels) - 0.5, -0.5), xlabel=f"out-of-fold probability of “{labels[-1]}”")
-    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.axvline(threshold, color=colours.muted, linewidth=0.8, linestyle=DASHED)
+    axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel=f"out-of-fold probability of “{labels[-1]}”")
+    unit_axis(axes.xaxis)
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    return _svg(figure, "scores")
+    return figure
 
 
-def check_svg(check: Check) -> bytes:
-    """Draw a check that ran as a line: what passes shaded, its threshold, the values behind it, the figure itself."""
-    figure, axes = _plot(2.1, 0.34)
-    # A share of nothing is infinite: it lies off the line, and the table says so.
-    values = [value for value in check.values if isfinite(value)]
-    figures = [check.value] if isfinite(check.value) else []
-    marks = np.array([check.threshold, 0.0, *figures, *values])
-    margin = 0.08 * (np.ptp(marks) or 1)
-    left, right = marks.min() - margin, marks.max() + margin
-    axes.axvspan(
-        *((left, check.threshold) if check.at_most else (check.threshold, right)), color=PASS, alpha=0.14, lw=0
+def calibration(colours: Colours, curves: Sequence[tuple[str, Sequence[Bin]]], label: str) -> Figure:
+    """Draw calibration curves side by side: the share of `label` observed in each bin, in its 95 % band.
+
+    Parameters
+    ----------
+    curves
+        Title and bins of each.
+    """
+    figure, pairs = panels(ONE_COLUMN if len(curves) == 1 else TWO_COLUMNS, ONE_COLUMN, len(curves))
+    for axes, (title, bins) in zip(pairs, curves, strict=True):
+        predicted = [one.predicted for one in bins]
+        axes.plot([0, 1], [0, 1], color=colours.muted, linewidth=0.8, linestyle=DASHED)
+        band = [one.low for one in bins], [one.high for one in bins]
+        axes.fill_between(predicted, *band, color=colours.interest, alpha=0.16, linewidth=0)
+        axes.vlines(predicted, *band, color=colours.interest, linewidth=0.8, alpha=0.5)
+        axes.plot(predicted, [one.observed for one in bins], color=colours.interest, linewidth=1.4)
+        sizes = 8 + 60 * np.array([one.count for one in bins]) / max(one.count for one in bins)
+        axes.scatter(predicted, [one.observed for one in bins], s=sizes, color=colours.interest, linewidth=0, zorder=3)
+        axes.set(xlabel=f"probability of “{label}”", aspect="equal", title=title)
+        unit_axis(axes.xaxis)
+        unit_axis(axes.yaxis)
+    pairs[0].set_ylabel("share observed")
+    return figure
+
+
+def null_distribution(colours: Colours, null: Sequence[float], found: float, xlabel: str, *, good: bool) -> Figure:
+    """Draw a distribution under chance, given by its percentiles 0 to 100, and the figure that was found."""
+    figure, axes = canvas(ONE_COLUMN, 1.5)
+    distribution(axes, null, colours.muted)
+    axes.axvline(found, color=colours.passed if good else colours.failed, linewidth=1.8)
+    axes.annotate(
+        "found",
+        (found, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if found > np.mean(axes.get_xlim()) else 4, -2),
+        textcoords="offset points",
+        ha="right" if found > np.mean(axes.get_xlim()) else "left",
+        va="top",
+        color=colours.passed if good else colours.failed,
     )
-    axes.axhline(0, color=RULE, linewidth=0.8)
-    axes.axvline(check.threshold, color=INK, linewidth=1)
-    axes.plot(values, np.zeros(len(values)), "o", markersize=3.5, color=MUTED, alpha=0.6, markeredgewidth=0)
-    axes.plot(
-        figures, np.zeros(len(figures)), "D", markersize=5.5, color=PASS if check.passed else FAIL, markeredgewidth=0
-    )
-    axes.set(xlim=(left, right), ylim=(-1, 1))
+    axes.set(xlabel=xlabel)
+    return figure
+
+
+def distribution(axes: Axes, percentiles: Sequence[float], colour: str) -> None:
+    """Draw the density that percentiles 0 to 100 stand for, as bars without a scale."""
+    redrawn = np.interp(np.linspace(0, 100, REDRAWN), np.linspace(0, 100, len(percentiles)), percentiles)
+    axes.hist(redrawn, bins=BARS, color=colour, alpha=0.45, linewidth=0)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
+def repeats(colours: Colours, values: Sequence[float], overall: float) -> Figure:
+    """Draw the AUC of each repeat of the cross-validation as a dot, and that of the mean over repeats as a bar."""
+    figure, axes = canvas(ONE_COLUMN, 0.9)
+    ordered = np.sort(values)
+    axes.plot(ordered, _spread(ordered, within=0.002), "o", color=colours.muted, alpha=0.7, markeredgewidth=0)
+    axes.axvline(overall, color=colours.interest, linewidth=1.8)
+    axes.set(ylim=(-0.5, 0.5), xlabel="AUC by subject, each repeat; bar: all together")
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+def confusion(colours: Colours, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    """Draw the number of subjects by true label (rows) and chosen label (columns), what is right in another colour."""
+    figure, axes = canvas(ONE_COLUMN, 1.0 + 0.5 * len(labels))
+    shares = np.array(counts) / np.maximum(np.sum(counts, axis=1, keepdims=True), 1)
+    for row, column in np.ndindex(shares.shape):
+        colour = colours.passed if row == column else colours.failed
+        place = (column - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(place, 1, 1, facecolor=colour, alpha=0.08 + 0.4 * shares[row, column], linewidth=0))
+        axes.text(column, row, f"{counts[row][column]}", ha="center", va="center", fontsize=10)
+    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), xlabel="taken for", ylabel="true label")
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def flow(colours: Colours, steps: Sequence[Step]) -> Figure:
+    """Draw the steps of a cohort as boxes, one under the other, with whom each left out beside it."""
+    figure, axes = canvas(TWO_COLUMNS, 0.95 * len(steps))
     axes.axis("off")
-    return _svg(figure, f"check-{check.number}")
+    axes.set(xlim=(0, 1), ylim=(len(steps) - 0.5, -0.5))
+    for row, step in enumerate(steps):
+        text = f"{step.count} {step.what}" + (f"\n{fill(step.note, 56)}" if step.note else "")
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": colours.muted, "linewidth": 0.6}
+        axes.text(0.02, row, text, va="center", bbox=box, linespacing=1.4)
+        if row:
+            arrow = {"arrowstyle": "->", "color": colours.muted, "linewidth": 0.8}
+            axes.annotate("", (0.06, row - 0.33), (0.06, row - 0.67), arrowprops=arrow)
+        left_out = "\n".join(fill(f"{count} left out: {reason}", 46) for count, reason in step.left_out)
+        axes.text(0.6, row, left_out, va="center", color=colours.failed, fontsize=7, linespacing=1.4)
+    return figure
 
 
-def lineage_svg(layers: Sequence[LayerLineage]) -> bytes:
-    """Draw the weights of each layer's selected channels, the most important first; one panel for each layer."""
-    with style.context(_STYLE):
-        figure = Figure(figsize=(7.6, 1.7), layout="constrained")
-        panels = np.atleast_1d(np.asarray(figure.subplots(1, len(layers), sharey=True)))
-    for axes, layer in zip(panels, layers, strict=True):
-        axes.bar(range(len(layer.weights)), layer.weights, color=REFERENCE, width=0.9)
-        axes.set_title(f"{layer.layer}: {len(layer.selected)} of {layer.channels}", fontsize=9, color=INK)
-        axes.set_xticks([])
-        axes.yaxis.set_major_formatter("{x:.0%}")
-    return _svg(figure, "lineage")
+def learning_curve(colours: Colours, points: Sequence[LearningPoint]) -> Figure:
+    """Draw the AUC over the number of training subjects, in its 95 % band."""
+    figure, axes = canvas(ONE_COLUMN, 2.4)
+    subjects = [point.subjects for point in points]
+    low, high = [point.auc.low for point in points], [point.auc.high for point in points]
+    axes.fill_between(subjects, low, high, color=colours.interest, alpha=0.16, linewidth=0)
+    axes.plot(
+        subjects, [point.auc.value for point in points], "o-", color=colours.interest, linewidth=1.6, markersize=4
+    )
+    axes.axhline(0.5, color=colours.muted, linewidth=0.8, linestyle=DASHED)
+    axes.set(xlabel="training subjects", ylabel="AUC by subject, out of fold", xlim=(0, None))
+    axes.set_ylim(min(0.45, *low) - 0.02, 1.02)
+    axes.set_xticks(subjects)
+    return figure
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(pixels)
-    image.thumbnail((MAX_EDGE, MAX_EDGE))
-    buffer = BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+def distance(
+    colours: Colours, percentiles: Sequence[float], limit: float, shown: Sequence[tuple[float, bool]]
+) -> Figure:
+    """Draw the distances of held-out training slices, the limit, and slices of the report with whether each is far."""
+    figure, axes = canvas(ONE_COLUMN, 1.7)
+    distribution(axes, percentiles, colours.muted)
+    axes.axvline(limit, color=colours.ink, linewidth=1)
+    top = axes.get_ylim()[1]
+    for value, far in shown:
+        colour = colours.failed if far else colours.passed
+        axes.plot([value], [-0.12 * top], "D" if far else "o", markersize=4.5, color=colour, markeredgewidth=0)
+    axes.set(ylim=(-0.25 * top, top), xlabel="distance from the training cohort")
+    return figure
 
 
-def _plot(width: float, height: float) -> tuple[Figure, Axes]:
-    with style.context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
-
-
-def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread(values: NDArray[np.float64], within: float = 0.02) -> NDArray[np.float64]:
     # Neighbours closer than a dot's width are set off from the row in turn, so that none hides another.
     turns = (0.0, -0.14, 0.14, -0.28, 0.28)
     offsets, run = np.zeros(len(values)), 0
     for index, gap in enumerate(np.diff(values), start=1):
-        run = run + 1 if gap < 0.02 else 0
+        run = run + 1 if gap < within else 0
         offsets[index] = turns[run % len(turns)]
     return offsets
-
-
-def _svg(figure: Figure, name: str) -> bytes:
-    buffer = BytesIO()
-    with style.context(_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().decode()
-    text = text[text.index("<svg") :]
-    for colour, css in _PROPERTIES.items():
-        text = text.replace(colour, css)
-    # Ids are unique in one drawing only, and the page holds several.
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL).encode()

@@ -1,97 +1,40 @@
-"""From results of the SDK to one HTML file that asks nothing of the network: what is shown, and in which words.
+"""From a report's data to one HTML file that asks nothing of the network, and to its figures as files.
 
-Plots are inline SVG and images data URIs; a content security policy in the page forbids everything else.
-The drawing is in `figures`, the layout in `template.html.jinja`.
+Plots are inline SVG and images data URIs; a content security policy in the page forbids everything else, and scripts.
+What is said is in `words`, what is drawn in `plots`, the layout in `templates/`, one file for each part of the page.
 """
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import JsonValue
 
 from limner.imaging.files import replace_file
-from limner.imaging.slices import Slice
-from limner.report import figures
-from limner.report.scores import SubjectScore, subject_scores
-from limner.types import Check, Cohort, FloatArray, Model, Prediction, SimulationResult, Verdict
+from limner.report import pictures
+from limner.report.card import read_card
+from limner.report.data import ReportData
+from limner.report.flow import steps
+from limner.report.plots import in_files, make_plots
+from limner.report.scores import subject_scores
+from limner.report.words import capital, contrasts, expected, metric_name, not_measured, number, verdict_words, words
+from limner.types import Cohort
 
 # What the card lists one by one is shown as tables and curves, not again among its fields.
-_SHOWN_ELSEWHERE = {"out_of_fold", "halves", "metrics", "config", "versions", "notice", "labels"}
-
-
-@dataclass(frozen=True, eq=False)
-class RealSlice:
-    """One slice of a subject, under its pseudonym."""
-
-    subject: str
-    label: str
-    image: Slice
-
-    @property
-    def aspect(self) -> float:
-        """Width over height in millimetres: pixels need not be square."""
-        rows, columns = self.image.pixels.shape
-        return float(columns * self.image.column_spacing_mm / (rows * self.image.row_spacing_mm))
-
-
-@dataclass(frozen=True, eq=False)
-class HeatMapExample:
-    """One slice under its heat maps.
-
-    Attributes
-    ----------
-    source
-        The slice.
-    target
-        The label whose margin the heat maps explain.
-    prediction
-        What the served model says of the slice.
-    heat_maps
-        By layer: `(rows, columns)` of the source's raster, 0 to 1.
-    """
-
-    source: RealSlice
-    target: str
-    prediction: Prediction
-    heat_maps: Mapping[str, FloatArray]
-
-
-@dataclass(frozen=True, eq=False)
-class ReportData:
-    """Everything that a report shows.
-
-    Attributes
-    ----------
-    cohort, model, simulation
-        As the SDK returns them; the model's labels are the cohort's, and its card holds the out-of-fold scores.
-    slices
-        The contact sheet, in the order of showing.
-    examples
-        Slices under heat maps, all of the same layers.
-    command
-        What made this report, as it could be typed again.
-    created
-        When.
-    seconds
-        Duration of each step, by its name.
-    """
-
-    cohort: Cohort
-    model: Model
-    simulation: SimulationResult
-    slices: tuple[RealSlice, ...]
-    examples: tuple[HeatMapExample, ...]
-    command: str
-    created: datetime
-    seconds: Mapping[str, float] = field(default_factory=dict)
+_SHOWN_ELSEWHERE = {
+    "out_of_fold",
+    "halves",
+    "metrics",
+    "config",
+    "versions",
+    "notice",
+    "labels",
+    "evaluation",
+    "reference",
+}
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -109,61 +52,67 @@ def write_report(path: Path, data: ReportData) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
+def write_figures(
+    folder: Path, data: ReportData, progress: Callable[[int, int], None] | None = None
+) -> tuple[Path, ...]:
+    """Write every figure to `folder`, made if need be, as SVG and as PNG of 300 dpi; return the files.
+
+    Images that failed a check are marked, in the picture and by the file's name. `progress` is called with the number
+    of figures that are done, and of all.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        When the model's card lacks its out-of-fold scores.
+    OSError
+        When a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = [plot for plot in make_plots(data, read_card(data.model)).values() if in_files(plot)]
+    paths: list[Path] = []
+    for done, plot in enumerate(plots, start=1):
+        paths += plot.write(folder)
+        if progress is not None:
+            progress(done, len(plots))
+    return tuple(paths)
+
+
 def render_report(data: ReportData) -> str:
     """Return the report as HTML."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=format_number, words=lambda name: name.replace("_", " "))
-    environment.globals.update(
-        png=_png, svg=_svg, figures=figures, contrasts=_contrasts, flatten=_flatten, expected=_expected
+    card = read_card(data.model)
+    environment = Environment(
+        loader=PackageLoader("limner.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(
-        files("limner.report").joinpath("template.html.jinja").read_text(encoding="utf-8")
-    )
-    return template.render(
+    environment.filters.update(number=number, words=words, capital=capital, metric_name=metric_name)
+    plots = make_plots(data, card)
+    scores = subject_scores(data.model, card)
+    return environment.get_template("report.html.jinja").render(
         data=data,
+        model=data.model,
+        simulation=data.simulation,
         labels=data.model.labels,
-        scores=subject_scores(data.model),
+        card=card,
+        evaluation=card.evaluation,
+        metrics={metric.name: metric for metric in data.model.metrics},
+        scores=scores,
+        steps=steps(data, card),
+        gaps=not_measured(data),
+        plots=plots,
+        pictures=pictures,
+        contrasts=contrasts,
+        expected=expected,
+        verdict_words=verdict_words,
+        flatten=_flatten,
+        png=_png,
+        svg=lambda name: Markup(plots[name].svg()),  # noqa: S704  our own drawing: matplotlib has escaped the labels in it
         slices_of=_slices_by_label(data.cohort),
         subjects_of=Counter(subject.label for subject in data.cohort.subjects),
-        card={name: value for name, value in data.model.card.items() if name not in _SHOWN_ELSEWHERE},
-        verdict=verdict_words(data.simulation),
-        has_roc=_has_both_classes(subject_scores(data.model), data.model.labels[-1]),
+        other_fields={name: value for name, value in data.model.card.items() if name not in _SHOWN_ELSEWHERE},
     )
-
-
-def verdict_words(simulation: SimulationResult) -> str:
-    """Say in a sentence or two what the simulated images may be called, with the figures that decide it."""
-    if simulation.verdict is Verdict.EXPLANATION:
-        passed = "; ".join(_outcome(check) for check in simulation.checks if check.gate)
-        return f"Every gate was passed, so the simulated images may be shown as an explanation of this model. {passed}."
-    why = "failed a check" if simulation.verdict is Verdict.FAILED_CHECK else "were not put to every check"
-    outcomes = "".join(f" {_outcome(check)}." for check in simulation.failed_gates)
-    return f"The simulated images {why} and are not to be shown as an explanation.{outcomes}"
-
-
-def format_number(value: float) -> str:
-    """Format a figure with two decimals, or with one digit where those would hide it."""
-    return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1g}"
-
-
-def _outcome(check: Check) -> str:
-    name = check.name.replace("_", " ").capitalize()
-    return (
-        f"{name} {format_number(check.value)} ({_expected(check)})" if check.ran else f"{name} not run: {check.detail}"
-    )
-
-
-def _expected(check: Check) -> str:
-    return f"{'at most' if check.at_most else 'at least'} {format_number(check.threshold)}"
-
-
-def _contrasts(simulation: SimulationResult) -> Iterator[tuple[str, str, bytes, float]]:
-    # Each class against the first: its name, the first's, the difference image, and the range of its colours.
-    reference, *others = simulation.images
-    for other in others:
-        difference = other.image - reference.image
-        limit = float(np.percentile(np.abs(difference), 99.5)) or 1.0
-        yield other.label, reference.label, figures.difference_png(difference, limit), limit
 
 
 def _slices_by_label(cohort: Cohort) -> Counter[str]:
@@ -171,10 +120,6 @@ def _slices_by_label(cohort: Cohort) -> Counter[str]:
     for subject in cohort.subjects:
         counts[subject.label] += subject.slices
     return counts
-
-
-def _has_both_classes(scores: tuple[SubjectScore, ...], label: str) -> bool:
-    return len({score.label == label for score in scores}) == 2
 
 
 def _flatten(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -189,8 +134,3 @@ def _flatten(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tupl
 
 def _png(image: bytes) -> Markup:
     return Markup("data:image/png;base64,") + b64encode(image).decode()
-
-
-def _svg(drawing: bytes) -> Markup:
-    # Our own drawing: matplotlib has escaped the labels in it.
-    return Markup(drawing.decode())  # noqa: S704

@@ -4,28 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
+from limner.report.card import Card, SubjectPrediction, read_card
 from limner.types import Model
 
 RESAMPLES = 2000
-
-
-class _SubjectPrediction(BaseModel):
-    """An entry of the card's `out_of_fold`; its slices are left unread."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    subject: str
-    label: str
-    fold: int
-    logits: tuple[float, ...]
-
-
-class _Calibration(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    temperature: float
 
 
 class SubjectScore(BaseModel):
@@ -52,20 +36,19 @@ class SubjectScore(BaseModel):
     predicted: str
 
 
-def subject_scores(model: Model) -> tuple[SubjectScore, ...]:
-    """Read the out-of-fold scores from the card of `model`, in the card's order.
+def subject_scores(model: Model, card: Card | None = None) -> tuple[SubjectScore, ...]:
+    """Return the out-of-fold scores in the card of `model` (read here where it is not given), in the card's order.
 
     Raises
     ------
     pydantic.ValidationError
         When the card has no `out_of_fold` or `calibration` of the form that docs/artifact.md describes.
     """
-    predictions = TypeAdapter(tuple[_SubjectPrediction, ...]).validate_python(model.card.get("out_of_fold"))
-    temperature = _Calibration.model_validate(model.card.get("calibration")).temperature
-    return tuple(_score(prediction, temperature, model) for prediction in predictions)
+    card = card or read_card(model)
+    return tuple(_score(prediction, card.calibration.temperature, model) for prediction in card.out_of_fold)
 
 
-def _score(prediction: _SubjectPrediction, temperature: float, model: Model) -> SubjectScore:
+def _score(prediction: SubjectPrediction, temperature: float, model: Model) -> SubjectScore:
     scaled = np.asarray(prediction.logits) / temperature
     exponentials = np.exp(scaled - scaled.max())
     probabilities = exponentials / exponentials.sum()
