@@ -17,6 +17,11 @@ def test_the_sdk_needs_neither_torch_nor_the_server() -> None:
     subprocess.run([sys.executable, "-c", PROBE], check=True)
 
 
+def test_the_gateway_needs_no_torch_either() -> None:
+    probe = "import limner.gateway.node, sys; assert not {'torch', 'limner_server'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
 def test_the_package_itself_imports_nothing_heavy() -> None:
     probe = "import limner, sys; print(*{'numpy', 'grpc', 'pydantic', 'pydicom', 'typer'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
