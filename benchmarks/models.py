@@ -15,15 +15,26 @@ from torch import Tensor, nn
 
 from limner.imaging.grid import Grid
 from limner_server.executor.cuda import Folded
-from limner_server.networks.artifact import HIGH_PERCENTILE, LOW_PERCENTILE, Artifact, eager, export, load
-from limner_server.networks.card import Calibration, CohortSummary, ModelCard, Normalisation, Threshold
+from limner_server.networks.artifact import HIGH_PERCENTILE, LOW_PERCENTILE, Artifact, eager, export, load, normalise
+from limner_server.networks.card import (
+    Calibration,
+    CohortSummary,
+    ModelCard,
+    Normalisation,
+    Reference,
+    Threshold,
+)
+from limner_server.networks.reference import ReferenceSlices
 from limner_server.networks.repository import ARTIFACT_FILE, CARD_FILE, ModelRepository
 from limner_server.networks.resnet import build_network
 
 LABELS = ("no", "yes")
 FUSED = "fused by oneDNN Graph"
 
-Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+REFERENCE_SLICES = 324
+"""As many as 27 subjects of the phantom have."""
+
+Forward = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +55,10 @@ class Published:
 def publish_untrained(repository: Path, name: str, architecture: str = "resnet18", size: int = 96) -> Published:
     """Publish a network with random weights, which takes as long to run as a trained one."""
     torch.manual_seed(0)
-    network = build_network(architecture, len(LABELS))
-    return _publish(repository, name, architecture, network.channels(), Artifact(network), size)
+    network = build_network(architecture, len(LABELS)).eval()
+    slices = torch.from_numpy(random_slices(REFERENCE_SLICES, size))
+    artifact = Artifact(network, reference=ReferenceSlices.of(network, normalise(slices)))
+    return _publish(repository, name, architecture, network.channels(), artifact, size)
 
 
 class Identity(nn.Module):
@@ -132,12 +145,12 @@ def _cuda_graph(network: Folded, images: Tensor) -> Forward:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        logits, probabilities, embedding = network(place)
+        outputs = network(place)
 
-    def forward(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(batch: Tensor) -> tuple[Tensor, ...]:
         place.copy_(batch, non_blocking=True)
         graph.replay()
-        return logits.cpu(), probabilities.cpu(), embedding.cpu()
+        return tuple(output.cpu() for output in outputs)
 
     return forward
 
@@ -177,10 +190,20 @@ def _publish(
         staging = Path(folder)
         digest = export(artifact, staging / ARTIFACT_FILE)
         card = _card(name, architecture, channels, grid, digest)
+        if isinstance(artifact, Artifact):
+            card = card.model_copy(update={"reference": _reference(artifact)})
         (staging / CARD_FILE).write_text(card.model_dump_json())
         models = ModelRepository(repository)
         version = models.publish(name, staging)
     return Published(name, grid, models.get(name, version).artifact, card)
+
+
+def _reference(artifact: Artifact) -> Reference:
+    """Made up: of slices of noise there are no subjects to hold out."""
+    kept = artifact.reference
+    return Reference(
+        neighbours=kept.neighbours, slices=len(kept.slices), percentiles=tuple(np.linspace(0, 1, 101).tolist())
+    )
 
 
 def _card(name: str, architecture: str, channels: tuple[int, ...], grid: Grid, digest: str) -> ModelCard:

@@ -6,12 +6,13 @@ Not for the wire: `limner.wire` is the only place that knows both these and the 
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, GetPydanticSchema, JsonValue
-from pydantic_core import core_schema
+from pydantic_core import core_schema, from_json, to_json
 
 from limner.imaging.grid import Grid as Grid
 
@@ -30,8 +31,12 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings, lists and dicts: arrays become nested lists, times ISO 8601."""
-        return self.model_dump(mode="json")
+        """Return plain numbers, strings, lists and dicts: arrays become nested lists, times ISO 8601.
+
+        A figure that is infinite or not a number becomes None, since JSON has neither; the text beside it says why.
+        """
+        fields: dict[str, Any] = from_json(to_json(self, inf_nan_mode="null"))
+        return fields
 
 
 # What several services share
@@ -148,12 +153,13 @@ class Progress(Result):
 
 
 class Metric(Result):
-    """A figure with its 95 % bootstrap interval over subjects."""
+    """A figure with its 95 % interval, which counts subjects; `interval` names how it was found, empty if unknown."""
 
     name: str
     value: float
     low: float
     high: float
+    interval: str = ""
 
 
 # Cohorts
@@ -501,7 +507,7 @@ class SimulatedImage(Result):
 
 
 class Check(Result):
-    """One check of a simulation, numbered 1 to 7: its figure, what that is compared with, and what follows.
+    """One check of a simulation, numbered 1 to 8: its figure, what that is compared with, and what follows.
 
     Attributes
     ----------
@@ -512,7 +518,12 @@ class Check(Result):
     ran
         False where it could not be run; `detail` then says why.
     values
-        The values behind the figure: each randomised network, each bootstrap resample, ...
+        The values behind the figure: each randomised network, each bootstrap resample, ...; of `label_permutation` the
+        mean margin that was found.
+    null
+        Percentiles 0 to 100, 101 of them, of that mean margin under permuted labels; `label_permutation` only.
+    source
+        Where the threshold comes from.
     """
 
     number: int
@@ -525,6 +536,47 @@ class Check(Result):
     ran: bool
     detail: str
     values: tuple[float, ...]
+    null: tuple[float, ...] = ()
+    source: str = ""
+
+
+class FaithfulnessCurve(Result):
+    """What becomes of the margin when channels of a layer are set to their means, over some of the cohort's slices.
+
+    Attributes
+    ----------
+    layer
+        "stem", "layer1" ... "layer4".
+    method
+        What the channels were ordered by, the most important first; `RANDOM` is the control.
+    fractions
+        Shares of the layer's channels, ascending from 0 to 1; every list below has one value for each.
+    deletion
+        Mean drop of the margin, in logits, with that share of the most important channels at their means.
+    deletion_low, deletion_high
+        Its 95 % bootstrap interval over subjects.
+    insertion
+        Mean drop of the margin with all but that share of the most important channels at their means.
+    insertion_low, insertion_high
+        Its 95 % bootstrap interval over subjects.
+    areas
+        Under the curves, in logits: "deletion", "insertion"; and, but for the control, "deletion_over_random" (better
+        over 0) and "insertion_over_random" (better under 0), the differences from the control's on the same slices.
+    slices
+        Number of slices.
+    """
+
+    layer: str
+    method: ImportanceMethod
+    fractions: tuple[float, ...]
+    deletion: tuple[float, ...]
+    deletion_low: tuple[float, ...]
+    deletion_high: tuple[float, ...]
+    insertion: tuple[float, ...]
+    insertion_low: tuple[float, ...]
+    insertion_high: tuple[float, ...]
+    areas: tuple[Metric, ...] = ()
+    slices: int = 0
 
 
 class LayerLineage(Result):
@@ -546,7 +598,11 @@ class SubjectLineage(Result):
 
 
 class SimulationResult(Result):
-    """One simulated image for each label, in the model's order, and everything needed to judge them."""
+    """One simulated image for each label, in the model's order, and everything needed to judge them.
+
+    `faithfulness` tells how well importance finds the channels that matter: for each layer by gradient times deviation,
+    then by chance; nothing where the checks were not run.
+    """
 
     model: ModelIdentity
     cohort: str
@@ -560,11 +616,22 @@ class SimulationResult(Result):
     layers: tuple[LayerLineage, ...]
     subjects: tuple[SubjectLineage, ...]
     grid: Grid
+    faithfulness: tuple[FaithfulnessCurve, ...] = ()
 
     @property
     def failed_gates(self) -> tuple[Check, ...]:
         """The checks that keep this from being called an explanation: gates that failed or could not be run."""
         return tuple(check for check in self.checks if check.gate and not (check.ran and check.passed))
+
+    def export(self, folder: Path, *, allow_failed: bool = False, dicom: bool = True) -> tuple[Path, ...]:
+        """Write the images to a folder, as PNG and DICOM that say what they are; see `limner.simulated.export`.
+
+        What failed a check, or was not checked, is no explanation: `WrongStateError`, or with `allow_failed` files that
+        say so, and why, in their names, in the picture and in the DICOM.
+        """
+        from limner import simulated
+
+        return simulated.export(self, folder, allow_failed=allow_failed, dicom=dicom)
 
 
 # Models

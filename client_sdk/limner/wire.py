@@ -90,7 +90,7 @@ def progress(progress: common_pb2.Progress) -> types.Progress:
 
 
 def _metrics(metrics: Sequence[training_pb2.Metric]) -> tuple[types.Metric, ...]:
-    return tuple(types.Metric(name=m.name, value=m.value, low=m.low, high=m.high) for m in metrics)
+    return tuple(types.Metric(name=m.name, value=m.value, low=m.low, high=m.high, interval=m.interval) for m in metrics)
 
 
 # Cohorts
@@ -295,6 +295,24 @@ def _check(check: simulation_pb2.Check) -> types.Check:
         ran=check.ran,
         detail=check.detail,
         values=tuple(check.values),
+        null=tuple(check.null),
+        source=check.source,
+    )
+
+
+def _faithfulness(curve: simulation_pb2.FaithfulnessCurve) -> types.FaithfulnessCurve:
+    return types.FaithfulnessCurve(
+        layer=curve.layer,
+        method=_enum(types.ImportanceMethod, feature_pb2.ImportanceMethod, curve.method),
+        fractions=tuple(curve.fractions),
+        deletion=tuple(curve.deletion),
+        deletion_low=tuple(curve.deletion_low),
+        deletion_high=tuple(curve.deletion_high),
+        insertion=tuple(curve.insertion),
+        insertion_low=tuple(curve.insertion_low),
+        insertion_high=tuple(curve.insertion_high),
+        areas=_metrics(curve.areas),
+        slices=curve.slices,
     )
 
 
@@ -321,6 +339,7 @@ def simulation(result: simulation_pb2.SimulationResult) -> types.SimulationResul
             for s in result.subjects
         ),
         grid=_grid(result.grid),
+        faithfulness=tuple(map(_faithfulness, result.faithfulness)),
     )
 
 

@@ -84,7 +84,13 @@ class App:
         repository = ModelRepository(settings.model_repository)
 
         self._membership = Membership(database, settings.data_dir / "servers")
-        self._runner = JobRunner(jobs, self._membership, settings.data_dir / "jobs", settings.max_jobs)
+        self._runner = JobRunner(
+            jobs,
+            self._membership,
+            settings.data_dir / "jobs",
+            settings.max_jobs,
+            training_processes=settings.training_processes,
+        )
         holdings = LoadedStore(database, self._membership.id)
         self._models = ModelPool(repository, AliasStore(database), holdings, settings, device)
         self._images = ImageReader(settings.decode_threads)

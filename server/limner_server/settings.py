@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     decode_threads: Annotated[int, Field(ge=1, le=256, description="Threads that decode images, in each worker.")] = 2
     max_message_mb: Annotated[int, Field(ge=1, le=2047, description="Largest gRPC message, in MiB.")] = 256
     max_jobs: Annotated[int, Field(ge=1, description="Trainings and simulations at a time, in all workers.")] = 1
+    training_processes: Annotated[
+        int, Field(ge=1, le=64, description="Processes of one training, by torchrun; on CUDA one for each device.")
+    ] = 1
     drain_s: Annotated[float, Field(ge=0, description="Grace for calls in flight at SIGTERM, in seconds.")] = 20.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"

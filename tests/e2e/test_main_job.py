@@ -114,6 +114,27 @@ def test_a_subject_is_its_slices_mean_logit(client: Client, model: str, slices: 
         assert sum(subject.prediction.probabilities) == pytest.approx(1, abs=1e-5)
 
 
+def test_every_prediction_says_how_far_its_slice_is_from_home(client: Client, model: str, slices: list[Image]) -> None:
+    """Slices that the model learned from, and noise; so small a model need not find that far."""
+    reference = client.model(model).card["reference"]
+    noise = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    images = [*slices[:12], *(Image(pixels, id=f"noise {n}", subject="NOISE") for n, pixels in enumerate(noise))]
+    found = client.predict(model, images)
+    distances = [result.prediction.distance for result in found.results if result.prediction]
+    explained = client.extract_features(model, images[11:13]).results
+    for result, distance in zip(explained, distances[11:13], strict=True):
+        assert result.prediction is not None
+        assert result.prediction.distance is not None
+        assert distance is not None
+        assert result.prediction.distance.value == pytest.approx(distance.value, rel=1e-3)
+    for distance in distances:
+        assert distance is not None
+        assert distance.far == (distance.value > reference["percentiles"][99]) == (distance.percentile > 99)
+    far = [distance.far for distance in distances if distance]
+    assert [subject.far for subject in found.subjects] == [sum(far[:12]), sum(far[12:])]
+    assert all(subject.prediction and subject.prediction.distance is None for subject in found.subjects)
+
+
 def test_a_stream_answers_in_order_and_rolls_up(client: Client, model: str, slices: list[Image]) -> None:
     images = [*slices, Image(b"not DICOM", id="bad", subject="PH-000")]
     stream = client.predict_stream(model, images)
@@ -202,8 +223,16 @@ def test_a_simulation_shows_each_class_with_its_lineage_and_every_check(
     assert [image.label for image in simulation.images] == ["non-recurrent", "recurrent"]
     assert simulation.model == client.model(model).identity
     assert simulation.cohort_digest == client.cohort(cohort).digest
-    assert [check.number for check in simulation.checks] == [1, 2, 3, 4, 5, 6, 7]
-    assert all(check.ran for check in simulation.checks)
+    assert [check.number for check in simulation.checks] == [1, 2, 3, 4, 5, 6, 7, 8]
+    # No network of another seed was trained.
+    assert [check.name for check in simulation.checks if not check.ran] == ["another_seed"]
+    assert all(check.source for check in simulation.checks)
+    assert len(simulation.checks[3].null) == 101
+    assert {(curve.layer, curve.method) for curve in simulation.faithfulness} == {
+        (layer, method)
+        for layer in LAYERS
+        for method in (ImportanceMethod.GRADIENT_X_DEVIATION, ImportanceMethod.RANDOM)
+    }
     assert [check.number for check in simulation.checks if check.gate] == [1, 2, 3, 4, 5]
     failed = any(check.gate and not check.passed for check in simulation.checks)
     assert simulation.verdict is (Verdict.FAILED_CHECK if failed else Verdict.EXPLANATION)

@@ -33,7 +33,7 @@ from tests.live import LiveServer
 SIZE = 32
 LABELS = 2
 EMBEDDING = 512
-OUTPUTS = {"logits": LABELS, "probabilities": LABELS, "embedding": EMBEDDING}
+OUTPUTS = {"logits": LABELS, "probabilities": LABELS, "embedding": EMBEDDING, "distance": 1}
 IMAGES = np.random.default_rng(0).gamma(2.0, 100.0, (3, SIZE, SIZE)).astype(np.float32)
 SERVICE = "inference.GRPCInferenceService"
 GUIDE = (Path(__file__).parents[2] / "docs" / "open-inference.md").read_text()
@@ -65,6 +65,7 @@ def expected(channel: grpc.Channel, model: str) -> dict[str, NDArray[np.float32]
     return {
         "logits": np.array([each.logits for each in predictions], np.float32),
         "probabilities": np.array([each.probabilities for each in predictions], np.float32),
+        "distance": np.array([[each.distance.value] for each in predictions], np.float32),
     }
 
 
@@ -372,7 +373,7 @@ def test_shared_memory_carries_tensors_both_ways(
         images.set_shared_memory("tensors", IMAGES.nbytes)
         embedding = triton.InferRequestedOutput("embedding")
         embedding.set_shared_memory("tensors", 3 * 4 * EMBEDDING, offset=embedding_at)
-        wanted = [embedding, triton.InferRequestedOutput("logits"), triton.InferRequestedOutput("probabilities")]
+        wanted = [embedding, *(triton.InferRequestedOutput(name) for name in OUTPUTS if name != "embedding")]
         result = triton_client.infer(model, [images], outputs=wanted)
         assert_same(result, expected)
         told = result.get_output("embedding").parameters

@@ -95,6 +95,12 @@ def logits(results: Sequence[ImageResult | ImageFeatures]) -> NDArray[np.float32
     return np.array([result.prediction.logits for result in results if result.prediction is not None])
 
 
+def distances(results: Sequence[ImageResult | ImageFeatures]) -> list[float]:
+    """Distance of each image from what the model was trained on."""
+    found = [result.prediction.distance for result in results if result.prediction is not None]
+    return [distance.value for distance in found if distance is not None]
+
+
 def until_health(server: LiveServer, wanted: int) -> None:
     """Wait for readiness, or for its end; pytest's timeout ends a wait in vain."""
     while health(server.address, "") != wanted:
@@ -121,12 +127,14 @@ def test_the_answers_are_those_of_the_engine_in_the_process(client: Client, publ
     np.testing.assert_allclose(logits(found.results), expected["logits"], atol=1e-4)
     probabilities = [result.prediction.probabilities for result in found.results if result.prediction is not None]
     np.testing.assert_allclose(probabilities, expected["probabilities"], atol=1e-4)
+    np.testing.assert_allclose(distances(found.results), expected["distance"][:, 0], rtol=1e-3)
 
     streamed = list(client.predict_stream("m", slices))
     np.testing.assert_allclose(logits(streamed), expected["logits"], atol=1e-4)
 
     explained = client.extract_features("m", slices[:3], FeatureOptions(embedding=True)).results
     np.testing.assert_allclose(logits(explained), expected["logits"][:3], atol=1e-4)
+    np.testing.assert_allclose(distances(explained), expected["distance"][:3, 0], rtol=1e-3)
     np.testing.assert_allclose([result.embedding for result in explained], expected["embedding"][:3], atol=1e-3)
     assert all(result.layers[0].top for result in explained)
 

@@ -52,6 +52,13 @@ def test_simulated_images_are_there_to_look_at(outputs: list[str], tmp_path_fact
     assert len(list((folder / "simulated").rglob("*.png"))) >= 2
 
 
+def test_report_is_there_to_look_at(outputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert outputs
+    folder = max(tmp_path_factory.getbasetemp().glob("readme*"))
+    assert "Heat map of layer3" in (folder / "report" / "report.html").read_text()
+    assert list((folder / "report" / "figures").glob("*.svg"))
+
+
 def test_a_second_import_adds_nothing(outputs: list[str], client: Client) -> None:
     assert outputs
     assert client.cohort("phantom").slices == 6 * 12

@@ -145,6 +145,23 @@ def test_predictions_as_table_json_and_csv(limner: Run, phantom: Path) -> None:
     assert float(table_rows[0]["p_loud"]) == pytest.approx(fields["results"][0]["prediction"]["probabilities"][1])
 
 
+def test_what_lies_far_from_home_is_marked_and_counted(limner: Run, phantom: Path) -> None:
+    with serving(add_inference, Inference(far=2)) as address:
+        _, table, err = limner("predict", "m", phantom / "PH-000", "--server", address)
+    with serving(add_inference, Inference(far=2)) as address:
+        _, text, _ = limner("predict", "m", phantom / "PH-000", "--server", address, "--csv")
+    with serving(add_inference, Inference()) as address:
+        _, older, silent = limner("predict", "m", phantom / "PH-000", "--server", address, "--csv")
+    assert "far from what the model was trained on: 2 of 12 slices" in err
+    cells = [line.split("│")[-2].strip() for line in table.splitlines() if ".dcm" in line]
+    assert cells == ["> 99 far"] * 2 + ["42"] * 10
+    rows = list(csv.DictReader(io.StringIO(text)))
+    told = [(row["distance"], row["distance_percentile"], row["far"]) for row in rows]
+    assert told == [("1.5", "99.75", "1")] * 2 + [("1.5", "42.400001525878906", "0")] * 10
+    assert "far from" not in silent, "of a model without reference nothing is told"
+    assert {row["distance"] + row["far"] for row in csv.DictReader(io.StringIO(older))} == {""}
+
+
 def test_what_is_no_dicom_in_a_folder_is_named(limner: Run, phantom: Path, tmp_path: Path) -> None:
     (tmp_path / "1.dcm").write_bytes((phantom / "PH-000" / "0001.dcm").read_bytes())
     (tmp_path / "notes.txt").write_text("notes")
@@ -194,7 +211,10 @@ def test_an_explanation_is_written_as_one(limner: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "prefix"),
-    [(simulation_pb2.VERDICT_FAILED_CHECK, "failed-check"), (simulation_pb2.VERDICT_UNCHECKED, "unchecked")],
+    [
+        (simulation_pb2.VERDICT_FAILED_CHECK, "failed-check-2-independent_judge"),
+        (simulation_pb2.VERDICT_UNCHECKED, "unchecked-2-independent_judge"),
+    ],
 )
 def test_what_failed_is_written_only_when_asked_and_says_so(
     limner: Run, tmp_path: Path, verdict: int, prefix: str
@@ -209,9 +229,9 @@ def test_what_failed_is_written_only_when_asked_and_says_so(
     assert code == 0
     assert {path.name for path in tmp_path.glob("*.dcm")} == {f"{prefix}-quiet.dcm", f"{prefix}-loud.dcm"}
     described = pydicom.dcmread(tmp_path / f"{prefix}-loud.dcm").DerivationDescription
-    assert prefix.replace("-", " ") in described
-    if prefix == "failed-check":
-        assert "2 independent_judge 0.3, expected at least 1" in err
+    for said in (described, err):
+        assert prefix.split("-2-")[0].replace("-", " ") in said
+        assert "2 independent_judge 0.3, expected at least 1" in said
 
 
 def test_a_training_is_followed_to_its_end_or_only_started(limner: Run) -> None:

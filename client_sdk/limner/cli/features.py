@@ -16,7 +16,6 @@ from limner.cli.common import (
     ModelArgument,
     Server,
     connect,
-    file_name,
     make_table,
     note,
     print_json,
@@ -27,7 +26,7 @@ from limner.cli.predict import Paths, SendDicom, finish, report_others
 from limner.cli.sources import each_frame, find_files
 from limner.images import Image, load
 from limner.imaging import ModelReference, Slice, heat_map_dicom
-from limner.imaging.files import replace_file
+from limner.imaging.files import file_name, replace_file
 from limner.imaging.pictures import grey, overlay
 from limner.types import FeatureOptions, ImageFeatures, ImportanceMethod, ModelIdentity
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from limner.cli import cohort, features, models, phantom, predict, simulate, train
+from limner.cli import cohort, features, gateway, models, phantom, predict, report, simulate, train
 from limner.cli.common import FAILED, NOTICE, note
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
@@ -30,7 +30,9 @@ app.add_typer(train.app, name="train")
 app.command("predict")(predict.predict)
 app.command("features")(features.features)
 app.command("simulate")(simulate.simulate)
+app.command("report")(report.report)
 app.add_typer(models.app, name="models")
+app.add_typer(gateway.app, name="gateway")
 
 
 def _version(wanted: bool) -> None:
@@ -54,6 +56,7 @@ def limner(
       limner train demo cervix
       limner predict cervix cohort/PH-000
       limner simulate cervix demo --out simulated/
+      limner report cervix demo --out report/ --images cohort/
 
     Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
     """  # noqa: D301  \b keeps the lines apart

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 from limner.imaging.errors import ImageError
 from limner_server.errors import LimnerError
 
+_FAILED = 1
 _LEASH_CUT = 3
 
 
@@ -42,7 +44,8 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     """Run `main` on the folder named on the command line.
 
     Standard output belongs to the reporter, standard input is the leash. A `LimnerError` or `ImageError` is a failure
-    with its own words; any other exception leaves its traceback in the job's log.
+    with its own words; any other exception leaves its traceback in the job's log. After a failure the exit status is 1,
+    by which torchrun knows that it has to end the other processes of the job.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
@@ -56,11 +59,19 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     except Exception as error:
         logging.exception("the job failed")
         reporter.failure(f"{type(error).__name__}; the job's log on the server has the details")
+    else:
+        return
+    sys.stderr.flush()
+    os._exit(_FAILED)  # at once: a way out through torch's threads may wait for processes that are gone
 
 
 def hold_leash() -> None:
-    """Leave at once when the other end of standard input closes, since who started this process is gone."""
-    if sys.stdin.isatty():  # started by hand
+    """Leave at once when the other end of standard input closes, since who started this process is gone.
+
+    Without a pipe or socket there is no other end: started by hand, or in a container by torchrun.
+    """
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         return
     # Not sys.stdin: its lock, held by this thread, would abort the interpreter's own way out.
     while os.read(sys.stdin.fileno(), 4096):

@@ -50,6 +50,9 @@ class JobRunner:
     A process that dies without a word (kill -9, out of memory) is started again on its folder, where it finds its
     checkpoint, up to five times; one that says why it failed is not.
 
+    A training may be several processes that torchrun starts (`training_processes`): they speak on one pipe, the first
+    failure counts, and where one of them dies all of them do.
+
     All methods belong to the event loop's thread.
     """
 
@@ -60,12 +63,14 @@ class JobRunner:
         folder: Path,
         max_jobs: int,
         modules: Mapping[JobKind, str] = MODULES,
+        training_processes: int = 1,
     ) -> None:
         self._store = store
         self._membership = membership
         self._root = folder
         self._max_jobs = max_jobs
         self._modules = modules
+        self._training_processes = training_processes
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._claiming = True
         self._something_to_do = asyncio.Event()
@@ -205,7 +210,7 @@ class JobRunner:
         folder = self.folder(job)
         with (folder / "job.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self._modules[job.kind], str(folder)),
+                *(sys.executable, *self._launcher(job.kind), "-m", self._modules[job.kind], str(folder)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -213,7 +218,8 @@ class JobRunner:
                 start_new_session=True,
                 pass_fds=(self._membership.lock,),
             )
-        assert process.stdout is not None  # noqa: S101 - it was asked for
+        assert process.stdin is not None  # noqa: S101 - it was asked for
+        assert process.stdout is not None  # noqa: S101
         outcome = None
         saving = asyncio.create_task(self._save(job, progress))
         try:
@@ -227,15 +233,22 @@ class JobRunner:
                     case {"result": result}:
                         outcome = {"result": result}
                     case {"failure": message}:
-                        outcome = {"error": message}
+                        outcome = outcome or {"error": message}
                     case event:
                         raise ValueError(f"job {job.id} said {event!r}")
             return outcome, await process.wait()
         finally:
             saving.cancel()
             if process.returncode is None:
+                process.stdin.close()  # torchrun's own processes are not killed with it: they go by the leash
                 process.kill()
                 await process.wait()
+
+    def _launcher(self, kind: JobKind) -> tuple[str, ...]:
+        """What stands between the interpreter and the module: torchrun, on this machine alone, where it is needed."""
+        if kind is not JobKind.TRAINING or self._training_processes == 1:
+            return ()
+        return ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self._training_processes}")
 
     async def _save(self, job: Job, progress: _Progress) -> None:
         """Write progress to the database, a few times a second at most."""

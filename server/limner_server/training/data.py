@@ -1,20 +1,13 @@
-"""A cohort on a grid, in memory, and its augmentation. Knows nothing of networks."""
+"""A cohort on a grid, in memory. Knows nothing of networks."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from limner.imaging.grid import Grid
 from limner_server.state.cohorts import CohortSnapshot
-
-SHIFT = 6 / 128
-"""Largest shift, as a share of the grid's edge."""
-GAIN = 0.1
-OFFSET = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,29 +57,3 @@ def grid_cohort(snapshot: CohortSnapshot, grid: Grid, threads: int = 2) -> Gridd
         name=snapshot.name,
         digest=snapshot.digest,
     )
-
-
-def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip left to right, shift, and vary gain and offset of normalised slices `(n, 1, s, s)`.
-
-    All chance comes from `generator`, a CPU generator, so that any device sees the same variations.
-    """
-    count, _, size, _ = slices.shape
-    margin = max(1, round(SHIFT * size))
-    flipped = torch.rand(count, generator=generator) < 0.5
-    shifts = torch.randint(-margin, margin + 1, (2, count, 1), generator=generator)
-    gain = 1 + GAIN * torch.randn(count, 1, 1, 1, generator=generator)
-    offset = OFFSET * torch.randn(count, 1, 1, 1, generator=generator)
-
-    steps = torch.arange(size)
-    columns = torch.where(flipped[:, None], steps.flip(0), steps)
-    # Clamping repeats the edge where a shift would look outside.
-    rows, columns = (steps + shifts[0]).clamp(0, size - 1), (columns + shifts[1]).clamp(0, size - 1)
-    device = slices.device
-    picked = slices[
-        torch.arange(count, device=device)[:, None, None],
-        0,
-        rows.to(device)[:, :, None],
-        columns.to(device)[:, None, :],
-    ]
-    return picked.unsqueeze(1) * gain.to(device) + offset.to(device)

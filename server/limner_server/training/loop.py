@@ -4,39 +4,69 @@ Every draw comes from a generator made of (seed, network, epoch): an epoch depen
 nothing else.
 """
 
-import io
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from limner_server.errors import LimnerError
-from limner_server.files import write_atomic
 from limner_server.networks.resnet import Network, build_network
+from limner_server.training.augment import augment
 from limner_server.training.config import TrainingConfig
-from limner_server.training.data import augment
+from limner_server.training.distributed import World
+from limner_server.training.run import Run
+from limner_server.training.stopping import enough
 
 EVALUATION_BATCH = 64
 MIN_SAVE_INTERVAL = 20
 """Time between two checkpoints over the time that one takes: saving costs a twentieth of a training at most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepReport:
-    """Where one network stands; `loss`, `accuracy` and `images_per_second` are of the epoch so far."""
+    """Where one network stands; `loss`, `accuracy` and `images_per_second` are of the epoch so far.
+
+    Looking at loss or accuracy waits for the device, so look now and then.
+    """
 
     epoch: int
     epochs: int
     images_done: int
+    images_per_second: float
+    totals: Tensor
+    """`(2,)` loss times slices, and slices classified rightly."""
+    seen: int
+    """Slices of the epoch so far."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of a batch, weighed by its size."""
+        return float(self.totals[0]) / self.seen
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the slices that were classified rightly when they were learnt from."""
+        return float(self.totals[1]) / self.seen
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch came to."""
+
+    epoch: int
     loss: float
     accuracy: float
     images_per_second: float
+    learning_rate: float
+    """Of its last step."""
+    watched_loss: float | None
+    """On the watched subjects, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +80,16 @@ class NetworkPlan:
     rows
         `(m,)` indices of its training slices.
     epochs
-        Passes over them.
+        Passes over them that the one-cycle schedule is for.
     checkpoint
         File that holds its state after an epoch, not after each where writing is slow.
     pretrained
         torchvision weights to start from, or None.
+    watched
+        `(w,)` indices of other slices, on which its loss decides when it stops (`config.patience`) and which epoch's
+        weights are taken. Without any it learns to the end.
+    last
+        Epoch after which it stops at the latest; None: `epochs`.
     """
 
     index: int
@@ -62,6 +97,31 @@ class NetworkPlan:
     epochs: int
     checkpoint: Path
     pretrained: Path | None = None
+    watched: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    last: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """Epochs that it learns at most."""
+        return self.epochs if self.last is None else self.last
+
+    @property
+    def images(self) -> int:
+        """Slices that it learns from at most, each as often as it is seen."""
+        return self.longest * len(self.rows)
+
+    def until(self, last: int) -> "NetworkPlan":
+        """The same schedule, cut after an epoch."""
+        return replace(self, last=min(last, self.epochs))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A network in eval mode, the epochs that its weights have learnt, and the slices it was shown to find them."""
+
+    network: Network
+    epochs: int
+    images: int
 
 
 class Trainer:
@@ -79,30 +139,56 @@ class Trainer:
         How.
     device
         Where.
+    world
+        The processes that train together; each has a Trainer on the same cohort, and calls `train` with the same plans.
     """
 
     def __init__(
-        self, slices: Tensor, labels: Tensor, classes: int, config: TrainingConfig, device: torch.device
+        self,
+        slices: Tensor,
+        labels: Tensor,
+        classes: int,
+        config: TrainingConfig,
+        device: torch.device,
+        world: World | None = None,
     ) -> None:
         self._slices = slices.to(device)
         self._labels = labels.to(device)
         self._classes = classes
         self._config = config
         self._device = device
+        self._world = world or World()
 
-    def train(self, plan: NetworkPlan, on_step: Callable[[StepReport], None]) -> Network:
-        """Train one network, or what is left of it according to its checkpoint, and return it in eval mode."""
+    def train(
+        self,
+        plan: NetworkPlan,
+        on_step: Callable[[StepReport], None],
+        on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    ) -> TrainedNetwork:
+        """Train one network, or what is left of it according to its checkpoint; only the first process reports.
+
+        Raises
+        ------
+        LimnerError
+            The loss became infinite or not a number.
+        """
         steps = plan.epochs * steps_per_epoch(len(plan.rows), self._config.batch_size)
-        run = _Run(self._build(plan), self._config, steps, self._device)
+        run = Run(self._build(plan), self._config, steps, self._weights(plan.rows), self._device, self._world)
+        run.restore(plan.checkpoint)
         saved_at = save_s = 0.0
-        for epoch in range(run.restore(plan.checkpoint), plan.epochs):
-            self._run_epoch(run, plan, epoch, on_step)
-            finished, started = epoch + 1 == plan.epochs, time.monotonic()
-            if finished or started - saved_at >= MIN_SAVE_INTERVAL * save_s:
-                run.save(plan.checkpoint, epoch + 1, finished=finished)
+        while not run.finished:
+            report = self._run_epoch(run, plan, on_step)
+            if self._world.leads:
+                on_epoch(report)
+            if run.epochs_done == plan.longest or enough(run.losses, self._config.patience):
+                run.finish()
+            started = time.monotonic()
+            if self._world.leads and (run.finished or started - saved_at >= MIN_SAVE_INTERVAL * save_s):
+                run.save(plan.checkpoint)
                 saved_at = time.monotonic()
                 save_s = saved_at - started
-        return run.network.eval()
+        network = self._plain(run.network, plan).eval()
+        return TrainedNetwork(network, run.epochs_taken, run.epochs_done * len(plan.rows))
 
     def logits(self, network: Network, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits `(m, k)` of the slices of some rows `(m,)`."""
@@ -129,81 +215,77 @@ class Trainer:
             network = build_network(self._config.architecture, self._classes, plan.pretrained)
         return network.to(self._device).to(memory_format=torch.channels_last)
 
+    def _plain(self, network: Network, plan: NetworkPlan) -> Network:
+        """The network without what training in several processes puts into it (`World.learner`)."""
+        if self._world.size == 1:
+            return network
+        plain = self._build(plan)
+        plain.load_state_dict(network.state_dict())
+        return plain
+
+    def _weights(self, rows: NDArray[np.int64]) -> Tensor | None:
+        if not self._config.class_weights:
+            return None
+        return class_weights(self._labels[self._index(rows)].cpu().numpy(), self._classes).to(self._device)
+
     def _index(self, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(rows).to(self._device)
 
-    def _run_epoch(self, run: "_Run", plan: NetworkPlan, epoch: int, on_step: Callable[[StepReport], None]) -> None:
-        generator = torch.Generator().manual_seed(derived_seed(self._config.seed, plan.index, epoch + 1))
-        count = len(plan.rows)
-        order = torch.randperm(count, generator=generator).numpy()
+    def _run_epoch(self, run: Run, plan: NetworkPlan, on_step: Callable[[StepReport], None]) -> EpochReport:
+        epoch, count = run.epochs_done + 1, len(plan.rows)
+        generator = torch.Generator().manual_seed(derived_seed(self._config.seed, plan.index, epoch))
+        order = self._index(plan.rows[torch.randperm(count, generator=generator).numpy()])
         started, seen = time.monotonic(), 0
-        loss_sum, right = 0.0, 0
+        totals = torch.zeros(2, dtype=torch.float64, device=self._device)
         run.network.train()
-        for part in np.array_split(order, steps_per_epoch(count, self._config.batch_size)):
-            index = self._index(plan.rows[part])
-            slices = augment(self._slices[index], generator).contiguous(memory_format=torch.channels_last)
-            loss, correct = run.step(slices, self._labels[index])
-            seen += len(part)
-            loss_sum += loss * len(part)
-            right += correct
-            on_step(
-                StepReport(
-                    epoch=epoch + 1,
-                    epochs=plan.epochs,
-                    images_done=epoch * count + seen,
-                    loss=loss_sum / seen,
-                    accuracy=right / seen,
-                    images_per_second=seen / (time.monotonic() - started),
-                )
-            )
+        for index in order.tensor_split(steps_per_epoch(count, self._config.batch_size)):
+            slices = augment(self._slices[index], generator, self._config.augmentation)
+            share, weight = self._world.share(len(index))
+            figures = run.step(slices.contiguous(memory_format=torch.channels_last), self._labels[index], share, weight)
+            # A new tensor each time: the reports of earlier steps keep theirs.
+            totals = totals + self._world.total(figures)
+            seen += len(index)
+            speed = seen / (time.monotonic() - started)
+            if self._world.leads:
+                on_step(StepReport(epoch, plan.longest, (epoch - 1) * count + seen, speed, totals, seen))
+        last = StepReport(epoch, plan.epochs, epoch * count, 0.0, totals, seen)
+        if not np.isfinite(last.loss):
+            raise LimnerError(f"the loss became {last.loss} in epoch {epoch}; a lower learning_rate may help")
+        speed = seen / (time.monotonic() - started)
+        self._world.average_statistics(run.network)
+        run.end_epoch(self._watch(run, plan.watched))
+        watched_loss = run.losses[-1] if run.losses else None
+        return EpochReport(epoch, last.loss, last.accuracy, speed, run.learning_rate, watched_loss)
+
+    def _watch(self, run: Run, rows: NDArray[np.int64]) -> float | None:
+        """Loss on the watched slices, as the first process finds it; None without any."""
+        if len(rows) == 0:
+            return None
+        loss = 0.0
+        if self._world.leads:
+            logits = torch.from_numpy(self.logits(run.network, rows)).to(self._device)
+            loss = run.loss(logits, self._labels[self._index(rows)])
+        return self._world.agree(loss)
 
 
-class _Run:
-    """One network with its optimiser and schedule: what a checkpoint holds."""
+def make_repeatable(threads: int) -> None:
+    """Set torch up so that two runs with one seed on one machine agree, on the CPU with so many threads."""
+    # cuBLAS reads this when it starts (docs.nvidia.com/cuda/cublas, 'Results reproducibility').
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written; filling it first costs time and no more.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
 
-    def __init__(self, network: Network, config: TrainingConfig, steps: int, device: torch.device) -> None:
-        self.network = network
-        self._optimiser = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser, max_lr=config.learning_rate, total_steps=steps
-        )
-        self._loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self._device = device
 
-    def step(self, slices: Tensor, labels: Tensor) -> tuple[float, int]:
-        """Learn from one batch; return its mean loss and the number of slices classified rightly."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            logits = self.network(slices)
-            loss = self._loss(logits.float(), labels)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimiser.step()
-        self._schedule.step()
-        if not torch.isfinite(loss):
-            raise LimnerError(f"the loss became {loss.item()}; a lower learning_rate may help")
-        return loss.item(), int((logits.argmax(dim=1) == labels).sum())
+def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
+    """Weights `(k,)` float32 inverse to the labels' frequencies `n / (k n_l)`: a slice's is 1 on average.
 
-    def save(self, path: Path, epochs_done: int, *, finished: bool) -> None:
-        """Replace the checkpoint; a finished network needs its weights only, a third of the bytes."""
-        state: dict[str, Any] = {"epochs_done": epochs_done, "network": self.network.state_dict()}
-        if not finished:
-            state |= {"optimiser": self._optimiser.state_dict(), "schedule": self._schedule.state_dict()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(path, buffer.getvalue())
-
-    def restore(self, path: Path) -> int:
-        """Take up the state of a checkpoint; return the number of epochs that are done, 0 without a file."""
-        if not path.exists():
-            return 0
-        state = torch.load(path, map_location=self._device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        if "optimiser" in state:
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._schedule.load_state_dict(state["schedule"])
-        return int(state["epochs_done"])
+    A label without slices counts as if it had one.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
 
 
 def steps_per_epoch(slices: int, batch_size: int) -> int:

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ def counting(job_id: str, **request: Any) -> Job:
 
 
 @asynccontextmanager
-async def joined(folder: Path, max_jobs: int = 1) -> AsyncIterator[JobRunner]:
+async def joined(
+    folder: Path, max_jobs: int = 1, modules: Mapping[JobKind, str] = MODULES, training_processes: int = 1
+) -> AsyncIterator[JobRunner]:
     """Be one of the servers on a folder's database, as far as jobs are concerned."""
     database = open_database(f"sqlite:///{folder / 'jobs.sqlite'}")
     membership = Membership(database, folder / "servers")
     membership.join()
-    runner = JobRunner(JobStore(database), membership, folder / "jobs", max_jobs, MODULES)
+    runner = JobRunner(JobStore(database), membership, folder / "jobs", max_jobs, modules, training_processes)
     runner.start()
     try:
         yield runner
@@ -310,3 +313,27 @@ def test_a_server_that_lost_its_claim_ends_the_process(tmp_path: Path) -> None:
         return await runner.get("a", JobKind.TRAINING)
 
     assert with_runner(tmp_path, story).state is JobState.RUNNING, "as another server's it might be"
+
+
+def test_a_training_of_several_processes_is_one_job(tmp_path: Path) -> None:
+    """It succeeds once, fails by the first that says why, and is cancelled with all its processes."""
+
+    async def tell() -> tuple[Job, Job, Job]:
+        modules = dict.fromkeys(JobKind, "tests.server.jobs.ranked_job")
+        async with joined(tmp_path, 3, modules, training_processes=2) as runner:
+            await runner.submit(counting("good"))
+            await runner.submit(counting("refused", refuse=True, pause_s=60))
+            await runner.submit(counting("cancelled", pause_s=60))
+            await until_counting(runner, "cancelled")
+            cancelled = await runner.cancel("cancelled", JobKind.TRAINING)
+            return (await until_ended(runner, "good"))[-1], (await until_ended(runner, "refused"))[-1], cancelled
+
+    good, refused, cancelled = asyncio.run(tell())
+    assert (good.state, good.result) == (JobState.SUCCEEDED, {"processes": 2})
+    assert (refused.state, refused.error) == (JobState.FAILED, "the second one refused")
+    assert cancelled.state is JobState.CANCELLED
+    for _ in range(50):
+        if not processes_of(tmp_path):
+            break
+        time.sleep(0.1)  # they go by the leash, a moment after torchrun
+    assert processes_of(tmp_path) == []

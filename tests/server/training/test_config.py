@@ -20,6 +20,8 @@ from limner_server.training.config import TrainingConfig
         ("label_smoothing", 0.6, "less than or equal to 0.5"),
         ("seed", -1, "greater than or equal to 0"),
         ("pretrained", "../weights.pt", "letters, digits"),
+        ("augmentation", "heavy", "'none', 'light' or 'full'"),
+        ("patience", -1, "greater than or equal to 0"),
         ("grid", {"fov_mm": 160, "size": 8}, "32"),
     ],
 )

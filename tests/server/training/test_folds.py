@@ -59,6 +59,69 @@ def test_two_folds_are_the_halves() -> None:
     assert [Role.HALF in split.roles for split in splits] == [True, True, False]
 
 
+def test_what_is_added_stands_after_what_was_there() -> None:
+    """A network's place is part of its seed: no option may move another option's networks."""
+    cohort = gridded([f"s{n}" for n in range(24)], [n % 2 for n in range(24)])
+    plain = plan_splits(cohort, TrainingConfig(folds=3))
+    more = plan_splits(cohort, TrainingConfig(folds=3, repeats=2, learning_curve=True, sibling=True))
+    for before, after in zip(plain, more, strict=False):
+        assert before.phase == after.phase
+        assert np.array_equal(before.train, after.train)
+    assert [split.phase for split in more[len(plain) :]] == [
+        "fold 1 of 3, repeat 2", "fold 2 of 3, repeat 2", "fold 3 of 3, repeat 2",
+        "learning curve 1 of 3, 25% of the subjects", "learning curve 2 of 3, 25% of the subjects",
+        "learning curve 3 of 3, 25% of the subjects", "learning curve 1 of 3, 50% of the subjects",
+        "learning curve 2 of 3, 50% of the subjects", "learning curve 3 of 3, 50% of the subjects",
+        "learning curve 1 of 3, 75% of the subjects", "learning curve 2 of 3, 75% of the subjects",
+        "learning curve 3 of 3, 75% of the subjects", "all subjects, another seed",
+    ]  # fmt: skip
+    assert [split.epochs(8) for split in more] == [8, 8, 8, 16, 16, 8, 8, 8, 8, 32, 32, 32, 16, 16, 16, 11, 11, 11, 8]
+    # Networks of which only the scores are wanted are not kept in memory.
+    assert [split.kept for split in more] == [True] * 6 + [False] * 12 + [True]
+
+
+def test_repeats_have_folds_of_their_own() -> None:
+    cohort = gridded([f"s{n}" for n in range(24)], [n % 2 for n in range(24)])
+    splits = plan_splits(cohort, TrainingConfig(folds=2, repeats=3))
+    for repeat in range(3):
+        own = [split for split in splits if Role.FOLD in split.roles and split.repeat == repeat]
+        assert sorted(np.concatenate([split.held_out for split in own])) == list(range(24))
+        assert {split.epochs(8) for split in own} == {16}, "the halves of the first repeat learn twice as long"
+    firsts = [split.held_out for split in splits if split.phase.startswith("fold 1")]
+    assert len({tuple(held_out) for held_out in firsts}) == 3
+
+
+def test_an_ensemble_needs_no_network_on_all_subjects() -> None:
+    cohort = gridded([f"s{n}" for n in range(12)], [n % 2 for n in range(12)])
+    splits = plan_splits(cohort, TrainingConfig(folds=3, ensemble=True, halves=False, repeats=2))
+    assert [split.member for split in splits] == [True] * 3 + [False] * 3
+    assert np.array_equal(splits[0].home, np.arange(12))
+    assert np.array_equal(splits[3].home, splits[3].train)
+
+
+def test_the_learning_curve_takes_more_and_more_of_the_same_subjects() -> None:
+    cohort = gridded([f"s{n // 2}" for n in range(80)], [n // 2 % 4 == 0 for n in range(80)])
+    config = TrainingConfig(folds=2, learning_curve=True)
+    splits = plan_splits(cohort, config)
+    for fold in range(2):
+        whole = splits[fold]
+        parts = [split for split in splits if split.phase.startswith(f"learning curve {fold + 1}")]
+        chosen = [set(cohort.subjects[split.train]) for split in parts]
+        assert [len(subjects) for subjects in chosen] == [5, 10, 15]
+        assert chosen[0] < chosen[1] < chosen[2] < set(cohort.subjects[whole.train])
+        for split, subjects in zip(parts, chosen, strict=True):
+            assert np.array_equal(split.held_out, whole.held_out)
+            # All slices of a subject, and of the rarer label its quarter.
+            assert len(split.train) == 2 * len(subjects)
+            assert cohort.labels[split.train].mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_even_a_share_of_few_subjects_has_every_label() -> None:
+    cohort = gridded(list("aabbccdd"), [0, 1, 0, 0, 1, 1, 0, 1])
+    splits = plan_splits(cohort, TrainingConfig(folds=2, learning_curve=True))
+    assert all(set(cohort.labels[split.train]) == {0, 1} for split in splits)
+
+
 @pytest.mark.parametrize(
     ("subjects", "labels", "folds", "named"),
     [

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from limner.imaging.grid import Grid
 from limner_server.errors import InvalidInputError, WrongStateError
@@ -188,6 +189,70 @@ def test_killed_and_started_again_it_gives_the_same_card(
     assert found.model_dump(exclude=own) == expected.model_dump(exclude=own)
     assert [half.held_out for half in found.halves] == [half.held_out for half in expected.halves]
     assert_same_weights(folder, undisturbed[0])
+    # Every epoch is in the log once, those that were learnt twice too.
+    assert points(folder, "train/loss") == points(undisturbed[0], "train/loss")
+    assert points(folder, "held_out/auc") == points(undisturbed[0], "held_out/auc")
+
+
+def points(folder: Path, tag: str) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of a tag in each run of a job's TensorBoard log that has it."""
+    found = {}
+    for run_folder in sorted((folder / "tensorboard").iterdir()):
+        events = EventAccumulator(str(run_folder)).Reload()
+        if tag in events.Tags()["scalars"]:
+            found[run_folder.name] = [(event.step, event.value) for event in events.Scalars(tag)]
+    return found
+
+
+def test_the_log_has_every_network_and_nobody(undisturbed: tuple[Path, list[dict[str, object]]]) -> None:
+    folder = undisturbed[0]
+    passes = {name: [step for step, _ in steps] for name, steps in points(folder, "train/loss").items()}
+    assert passes == {
+        "000-fold-1-of-2": [1, 2, 3, 4],  # two folds are the halves, which learn twice as long
+        "001-fold-2-of-2": [1, 2, 3, 4],
+        "002-all-subjects": [1, 2],
+    }
+    (rates,) = points(folder, "train/learning_rate")["002-all-subjects"][-1:]
+    assert 0 < rates[1] < CONFIG.learning_rate / 100  # the end of one cycle
+    speeds = points(folder, "train/images_per_second")
+    assert all(value > 0 for steps in speeds.values() for _, value in steps)
+    held_out = {name: points(folder, f"held_out/{name}")["held-out"] for name in ("loss", "accuracy", "auc")}
+    assert all([step for step, _ in steps] == [0, 1] for steps in held_out.values())
+    logged = b"".join(file.read_bytes() for file in (folder / "tensorboard").rglob("events*"))
+    assert len(logged) > 0
+    assert not any(f"s{subject}".encode() in logged for subject in range(6))
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_training(data: tuple[Path, str], tmp_path: Path) -> None:
+    prepare(tmp_path, data, CONFIG.model_copy(update={"epochs": 1}))
+    (tmp_path / "tensorboard").write_text("in the way")
+    assert "result" in run_here(tmp_path)[-1]
+
+
+def test_folds_stop_early_and_the_others_learn_their_median(data: tuple[Path, str], tmp_path: Path) -> None:
+    stored(data[0], subjects=12, name="more")
+    config = TrainingConfig(
+        grid=Grid(128.0, 32), folds=3, epochs=6, batch_size=8, seed=1, patience=1, learning_rate=5e-3
+    )
+    prepare(tmp_path, data, config, "more")
+    events = run_here(tmp_path)
+    watched, learnt = points(tmp_path, "watched/loss"), points(tmp_path, "train/loss")
+    assert list(watched) == [f"00{index}-fold-{index + 1}-of-3" for index in range(3)]
+    best = []
+    for name, steps in watched.items():
+        losses = [loss for _, loss in steps]
+        best.append(int(np.argmin(losses)) + 1)
+        assert len(learnt[name]) == len(losses) == min(config.epochs, best[-1] + config.patience)
+    assert min(best) < config.epochs, "none stopped early: this test shows nothing"
+    usual = round(float(np.median(best)))
+    assert len(learnt["003-half-1-of-2"]) == len(learnt["004-half-2-of-2"]) == 2 * usual
+    assert len(learnt["005-all-subjects"]) == usual
+    card = card_of(tmp_path)
+    assert card.evaluation is not None
+    assert card.evaluation.epochs == tuple(best)
+    progress = [event["progress"]["fraction"] for event in events[:-1]]  # type: ignore[index]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
 
 
 def test_a_job_started_again_after_publishing_publishes_nothing(
@@ -212,7 +277,11 @@ def test_a_cohort_that_changed_is_not_trained_on(data: tuple[Path, str], tmp_pat
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"folds": 4}, "'no' has 3"), ({"pretrained": "none.pt"}, r"config\.pretrained")],
+    [
+        ({"folds": 4}, "'no' has 3"),
+        ({"pretrained": "none.pt"}, r"config\.pretrained"),
+        ({"patience": 2}, "two training subjects"),
+    ],
 )
 def test_what_cannot_be_trained_is_refused_before_training(
     data: tuple[Path, str], tmp_path: Path, changes: dict[str, object], named: str

@@ -1,0 +1,271 @@
+"""`python -m benchmarks.controls WHAT`: what the whole training says of phantoms whose answer is known.
+
+`seeds`: the default training from several seeds, whose mean out-of-fold AUC has a level to reach. `permuted`: trainings
+on labels that were permuted among subjects, whose intervals should hold 0.5 and whose permutation tests should find
+nothing. `simulation`: a simulation by one such model, which should fail its checks. Every piece is a job as the server
+runs it. What is done is kept in `build/controls.jsonl` and not done again; `show` prints what is there.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from limner.imaging import decode
+from limner.imaging.phantom import LABELS, phantom_recurrent, phantom_severity, write_phantom
+from limner_server.explain import job as simulation_job
+from limner_server.explain.result import load_result
+from limner_server.jobs.process import Reporter
+from limner_server.networks.card import ModelCard
+from limner_server.networks.repository import ModelRepository
+from limner_server.state.cohorts import CohortStore, NewSlice
+from limner_server.training import job as training_job
+from limner_server.training.config import TrainingConfig
+from limner_server.training.evaluation import weighted_auc
+
+LEVEL = (0.94, 0.99)
+"""Out-of-fold AUC by subject of the phantom, as first measured (docs/training.md)."""
+RECORD = Path("build/controls.jsonl")
+MODEL = "control"
+EPOCHS = TrainingConfig().epochs
+
+Record = Annotated[Path, typer.Option(help="Where results accumulate.")]
+Subjects = Annotated[int, typer.Option(min=6, help="Of the phantom.")]
+Phantom = Annotated[int, typer.Option(min=0, help="Seed of the phantom.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Fewer than the default are good for a quick look only.")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0: one for each core.")]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def seeds(
+    count: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0.")] = 5,
+    subjects: Subjects = 27,
+    phantom: Phantom = 0,
+    epochs: Epochs = EPOCHS,
+    threads: Threads = 0,
+    record: Record = RECORD,
+) -> None:
+    """Train with true labels from several seeds."""
+    for seed in range(count):
+        _once(record, {"kind": "seed", "seed": seed}, subjects, phantom, epochs, threads)
+    show(record)
+
+
+@app.command()
+def permuted(
+    count: Annotated[int, typer.Option(min=1, help="Permutations, from 0; each is the training's seed too.")] = 20,
+    subjects: Subjects = 27,
+    phantom: Phantom = 0,
+    epochs: Epochs = EPOCHS,
+    threads: Threads = 0,
+    record: Record = RECORD,
+) -> None:
+    """Train with permuted labels."""
+    for seed in range(count):
+        _once(record, {"kind": "permuted", "seed": seed}, subjects, phantom, epochs, threads)
+    show(record)
+
+
+@app.command()
+def simulation(
+    seed: Annotated[int, typer.Option(min=0, help="Of permutation, training and simulation.")] = 0,
+    steps: Annotated[int, typer.Option(min=10, help="Of the optimisation.")] = 150,
+    subjects: Subjects = 27,
+    phantom: Phantom = 0,
+    epochs: Epochs = EPOCHS,
+    threads: Threads = 0,
+    record: Record = RECORD,
+) -> None:
+    """Train with permuted labels, halves included, and simulate from the model with every check."""
+    _once(record, {"kind": "simulation", "seed": seed, "steps": steps}, subjects, phantom, epochs, threads)
+    show(record)
+
+
+@app.command()
+def show(record: Record = RECORD, as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False) -> None:
+    """Print what was found so far, of the phantom and epochs that most is known of."""
+    found = summary(_read(record))
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(title="controls", title_justify="left", show_header=False)
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum results up; those of other phantoms or epochs than the last one's are left out."""
+    same = ("subjects", "phantom", "epochs")
+    alike = [result for result in results if all(result[name] == results[-1][name] for name in same)]
+    seeds, permuted, simulated = (
+        [r for r in alike if r["kind"] == kind] for kind in ("seed", "permuted", "simulation")
+    )
+    found: dict[str, Any] = {name: results[-1][name] for name in same} if results else {}
+    if seeds:
+        mean = float(np.mean([result["auc"] for result in seeds]))
+        found |= {"seeds": len(seeds), "aucs": ", ".join(f"{result['auc']:.3f}" for result in seeds)}
+        found |= {"mean_auc": mean, "level": f"{LEVEL[0]} to {LEVEL[1]}", "level_reached": LEVEL[0] <= mean <= LEVEL[1]}
+        found |= {"auc_of_the_latent_severity": seeds[0]["latent_auc"]}
+    if permuted:
+        found |= {"permuted": len(permuted), "permuted_aucs": ", ".join(f"{r['auc']:.2f}" for r in permuted)}
+        found |= {"intervals_that_hold_0.5": sum(r["low"] <= 0.5 <= r["high"] for r in permuted)}
+        found |= {
+            "bootstrap_intervals_that_hold_0.5": sum(r["bootstrap"][0] <= 0.5 <= r["bootstrap"][1] for r in permuted)
+        }
+        found |= {"p_above_0.05": sum(r["p"] > 0.05 for r in permuted)}
+    for result in simulated:
+        found[f"simulation_{result['seed']}"] = f"{result['verdict']}, failed: {', '.join(result['failed']) or 'none'}"
+    return found
+
+
+def _once(record: Path, what: dict[str, Any], subjects: int, phantom: int, epochs: int, threads: int) -> None:
+    """Do one piece unless it is in the record, and add it there."""
+    key = what | {"subjects": subjects, "phantom": phantom, "epochs": epochs}
+    if any(key.items() <= result.items() for result in _read(record)):
+        return
+    simulated = what["kind"] == "simulation"
+    # Folds are all that a cross-validation needs, and an ensemble trains no more than those.
+    config = TrainingConfig(seed=what["seed"], epochs=epochs, ensemble=not simulated, halves=simulated)
+    # Checkpoints stay beside the record until the piece is done: what is interrupted goes on.
+    folder = record.parent / "controls" / "-".join(str(value) for value in key.values())
+    order = None if what["kind"] == "seed" else what["seed"]
+    store_phantom(folder / "data", subjects, phantom, order)
+    card = train(folder, config, threads)
+    found = _figures(card) | {"latent_auc": latent_auc(subjects, phantom)}
+    if simulated:
+        found |= _simulate(folder, card, what["seed"], what["steps"], threads)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.open("a") as file:
+        file.write(json.dumps(key | found) + "\n")
+    shutil.rmtree(folder)
+
+
+def store_phantom(data_dir: Path, subjects: int, phantom: int, permuted: int | None) -> None:
+    """Store a phantom as an import would, with the labels of subjects permuted by a seed, or as they are."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    recurrent = phantom_recurrent(subjects, phantom)
+    if permuted is not None:
+        recurrent = np.random.default_rng([permuted, subjects]).permutation(recurrent)
+    store = CohortStore(_database(data_dir), data_dir)
+    if MODEL in store.names():
+        store.delete(MODEL)
+    store.create(MODEL, LABELS)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_phantom(folder, subjects, phantom)
+        store.add(MODEL, _slices(folder, recurrent.tolist()))
+
+
+def train(folder: Path, config: TrainingConfig, threads: int) -> ModelCard:
+    """Run the training job on `folder/data`, or what is left of it, and return the card."""
+    request = training_job.TrainingRequest(
+        id=f"seed-{config.seed}",
+        cohort=MODEL,
+        model=MODEL,
+        config=config,
+        database_url=_database(folder / "data"),
+        data_dir=(folder / "data").absolute(),
+        model_repository=(folder / "models").absolute(),
+        threads=threads,
+    )
+    place = folder / "training"
+    place.mkdir(exist_ok=True)
+    (place / "request.json").write_text(request.model_dump_json())
+    with _Bar(f"training from seed {config.seed}") as bar:
+        training_job.run(place, bar)
+    return ModelRepository(request.model_repository).card(MODEL, 1)
+
+
+def latent_auc(subjects: int, phantom: int) -> float:
+    """AUC of the severity that the phantom's traits follow: what a perfect reader would reach."""
+    recurrent = phantom_recurrent(subjects, phantom)
+    severity = [phantom_severity(phantom, index, label) for index, label in enumerate(recurrent.tolist())]
+    return float(weighted_auc(np.array(severity), recurrent, np.ones((1, subjects)))[0])
+
+
+def _figures(card: ModelCard) -> dict[str, Any]:
+    auc, evaluation = card.metrics[0], card.evaluation
+    assert auc.name == "auc"
+    assert evaluation is not None
+    assert evaluation.permutation is not None
+    assert evaluation.bootstrap is not None
+    found = {"auc": auc.value, "low": auc.low, "high": auc.high, "p": evaluation.permutation.p}
+    return found | {"bootstrap": (evaluation.bootstrap.low, evaluation.bootstrap.high)}
+
+
+def _simulate(folder: Path, card: ModelCard, seed: int, steps: int, threads: int) -> dict[str, Any]:
+    data = (folder / "data").absolute()
+    request = simulation_job.SimulationRequest(
+        model=MODEL,
+        version=1,
+        cohort=MODEL,
+        cohort_digest=card.cohort.digest,
+        seed=seed,
+        steps=steps,
+        database_url=_database(data),
+        data_dir=data,
+        model_repository=(folder / "models").absolute(),
+        threads=threads,
+    )
+    place = folder / "simulation"
+    place.mkdir(exist_ok=True)
+    (place / "request.json").write_text(request.model_dump_json())
+    with _Bar("simulating") as bar:
+        simulation_job.run(place, bar)
+    outcome = load_result(place)[1]
+    failed = [check.name for check in outcome.checks if check.gate and not check.passed]
+    return {"verdict": str(outcome.verdict), "failed": failed}
+
+
+def _slices(folder: Path, recurrent: list[bool]) -> Iterator[NewSlice]:
+    for subject, label in zip(sorted(path for path in folder.iterdir() if path.is_dir()), recurrent, strict=True):
+        for file in sorted(subject.iterdir()):
+            instance = f"{subject.name}-{file.stem}"
+            yield NewSlice(instance, subject.name, "", LABELS[label], False, decode(file))
+
+
+def _database(data_dir: Path) -> str:
+    return f"sqlite:///{(data_dir / 'limner.sqlite').absolute()}"
+
+
+def _read(record: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+
+class _Bar(Reporter):
+    """Shows a job's progress in place of writing it down."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(BytesIO())
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()
+        )
+        self._name = name
+        self._task = self._bar.add_task(name, total=1.0)
+
+    def __enter__(self) -> "_Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def progress(self, phase: str, fraction: float, remaining_s: float, **figures: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=fraction, description=f"{self._name}: {phase}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,43 @@
+"""The leash of a job: who started it holds the other end, where there is one."""
+
+import subprocess
+import sys
+
+import pytest
+
+HOLDING = "from limner_server.jobs.process import hold_leash; hold_leash(); print('free')"
+
+
+def test_a_leash_that_is_let_go_ends_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", HOLDING], input=b"", capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, b"")
+
+
+def test_without_a_leash_it_lives() -> None:
+    """As in a container, where nobody is at the other end."""
+    ended = subprocess.run([sys.executable, "-c", HOLDING], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, b"free\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("WrongStateError('not so')", '{"failure": "not so"}'),
+        ("RuntimeError('a secret')", "RuntimeError; the job's log on the server has the details"),
+    ],
+)
+def test_a_failure_is_told_and_is_the_exit_status(raised: str, said: str) -> None:
+    program = f"""
+from limner_server.errors import WrongStateError
+from limner_server.jobs.process import run_job
+
+def main(folder, reporter):
+    raise {raised}
+
+run_job(main)
+"""
+    command = [sys.executable, "-c", program, "folder"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True)
+    assert ended.returncode == 1
+    assert said in ended.stdout
+    assert "secret" not in ended.stdout
