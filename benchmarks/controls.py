@@ -8,34 +8,25 @@ runs it. What is done is kept in `build/controls.jsonl` and not done again; `sho
 
 import json
 import shutil
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from limner.imaging import decode
-from limner.imaging.phantom import LABELS, phantom_recurrent, phantom_severity, write_phantom
+from benchmarks.cohorts import MODEL, Bar, StoredCohort, store_phantom, train
+from limner.imaging.phantom import phantom_recurrent, phantom_severity
 from limner_server.explain import job as simulation_job
 from limner_server.explain.result import load_result
-from limner_server.jobs.process import Reporter
 from limner_server.networks.card import ModelCard
-from limner_server.networks.repository import ModelRepository
-from limner_server.state.cohorts import CohortStore, NewSlice
-from limner_server.training import job as training_job
 from limner_server.training.config import TrainingConfig
 from limner_server.training.evaluation import weighted_auc
 
 LEVEL = (0.94, 0.99)
 """Out-of-fold AUC by subject of the phantom, as first measured (docs/training.md)."""
 RECORD = Path("build/controls.jsonl")
-MODEL = "control"
 EPOCHS = TrainingConfig().epochs
 
 Record = Annotated[Path, typer.Option(help="Where results accumulate.")]
@@ -141,8 +132,7 @@ def _once(record: Path, what: dict[str, Any], subjects: int, phantom: int, epoch
     # Checkpoints stay beside the record until the piece is done: what is interrupted goes on.
     folder = record.parent / "controls" / "-".join(str(value) for value in key.values())
     order = None if what["kind"] == "seed" else what["seed"]
-    store_phantom(folder / "data", subjects, phantom, order)
-    card = train(folder, config, threads)
+    card = train(folder, store_phantom(folder / "data", subjects, phantom, order), config, threads)
     found = _figures(card) | {"latent_auc": latent_auc(subjects, phantom)}
     if simulated:
         found |= _simulate(folder, card, what["seed"], what["steps"], threads)
@@ -150,42 +140,6 @@ def _once(record: Path, what: dict[str, Any], subjects: int, phantom: int, epoch
     with record.open("a") as file:
         file.write(json.dumps(key | found) + "\n")
     shutil.rmtree(folder)
-
-
-def store_phantom(data_dir: Path, subjects: int, phantom: int, permuted: int | None) -> None:
-    """Store a phantom as an import would, with the labels of subjects permuted by a seed, or as they are."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    recurrent = phantom_recurrent(subjects, phantom)
-    if permuted is not None:
-        recurrent = np.random.default_rng([permuted, subjects]).permutation(recurrent)
-    store = CohortStore(_database(data_dir), data_dir)
-    if MODEL in store.names():
-        store.delete(MODEL)
-    store.create(MODEL, LABELS)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        write_phantom(folder, subjects, phantom)
-        store.add(MODEL, _slices(folder, recurrent.tolist()))
-
-
-def train(folder: Path, config: TrainingConfig, threads: int) -> ModelCard:
-    """Run the training job on `folder/data`, or what is left of it, and return the card."""
-    request = training_job.TrainingRequest(
-        id=f"seed-{config.seed}",
-        cohort=MODEL,
-        model=MODEL,
-        config=config,
-        database_url=_database(folder / "data"),
-        data_dir=(folder / "data").absolute(),
-        model_repository=(folder / "models").absolute(),
-        threads=threads,
-    )
-    place = folder / "training"
-    place.mkdir(exist_ok=True)
-    (place / "request.json").write_text(request.model_dump_json())
-    with _Bar(f"training from seed {config.seed}") as bar:
-        training_job.run(place, bar)
-    return ModelRepository(request.model_repository).card(MODEL, 1)
 
 
 def latent_auc(subjects: int, phantom: int) -> float:
@@ -206,65 +160,31 @@ def _figures(card: ModelCard) -> dict[str, Any]:
 
 
 def _simulate(folder: Path, card: ModelCard, seed: int, steps: int, threads: int) -> dict[str, Any]:
-    data = (folder / "data").absolute()
+    cohort = StoredCohort((folder / "data").absolute(), card.cohort.name)
     request = simulation_job.SimulationRequest(
         model=MODEL,
         version=1,
-        cohort=MODEL,
+        cohort=cohort.name,
         cohort_digest=card.cohort.digest,
         seed=seed,
         steps=steps,
-        database_url=_database(data),
-        data_dir=data,
+        database_url=cohort.url,
+        data_dir=cohort.root,
         model_repository=(folder / "models").absolute(),
         threads=threads,
     )
     place = folder / "simulation"
     place.mkdir(exist_ok=True)
     (place / "request.json").write_text(request.model_dump_json())
-    with _Bar("simulating") as bar:
+    with Bar("simulating") as bar:
         simulation_job.run(place, bar)
     outcome = load_result(place)[1]
     failed = [check.name for check in outcome.checks if check.gate and not check.passed]
     return {"verdict": str(outcome.verdict), "failed": failed}
 
 
-def _slices(folder: Path, recurrent: list[bool]) -> Iterator[NewSlice]:
-    for subject, label in zip(sorted(path for path in folder.iterdir() if path.is_dir()), recurrent, strict=True):
-        for file in sorted(subject.iterdir()):
-            instance = f"{subject.name}-{file.stem}"
-            yield NewSlice(instance, subject.name, "", LABELS[label], False, decode(file))
-
-
-def _database(data_dir: Path) -> str:
-    return f"sqlite:///{(data_dir / 'limner.sqlite').absolute()}"
-
-
 def _read(record: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-
-
-class _Bar(Reporter):
-    """Shows a job's progress in place of writing it down."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(BytesIO())
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()
-        )
-        self._name = name
-        self._task = self._bar.add_task(name, total=1.0)
-
-    def __enter__(self) -> "_Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def progress(self, phase: str, fraction: float, remaining_s: float, **figures: float) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=fraction, description=f"{self._name}: {phase}")
 
 
 if __name__ == "__main__":

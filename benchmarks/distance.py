@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from benchmarks.controls import MODEL, Phantom, Subjects, Threads, store_phantom, train
+from benchmarks.cohorts import MODEL, store_phantom, train
+from benchmarks.controls import Phantom, Subjects, Threads
 from limner.imaging import Grid, Slice, decode
 from limner.imaging.phantom import phantom_recurrent
 from limner.imaging.phantom_anatomy import PIXEL_MM, phantom_subject
@@ -48,8 +49,8 @@ def main(
     """Train on a phantom, and tell what share of other slices is far."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        store_phantom(folder / "data", subjects, phantom, None)
-        card = train(folder, TrainingConfig(seed=seed, halves=False, ensemble=ensemble), threads)
+        cohort = store_phantom(folder / "data", subjects, phantom)
+        card = train(folder, cohort, TrainingConfig(seed=seed, halves=False, ensemble=ensemble), threads)
         assert card.reference is not None
         artifact = load(ModelRepository(folder / "models").get(MODEL, 1).artifact, card.digest)
         rows = [

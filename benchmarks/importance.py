@@ -17,22 +17,19 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from benchmarks.cohorts import StoredCohort, store_phantom
+from benchmarks.cohorts import MODEL, store_phantom, train
 from limner.imaging.grid import Grid
 from limner_server.executor.engine import Arrays, Operation
 from limner_server.executor.torchscript import TorchScriptEngine
 from limner_server.explain.cohort import SliceCohort, spool_cohort
 from limner_server.explain.faithfulness import drops
 from limner_server.explain.importance import TOP_SHARE, ImportanceMethod, alive_channels, channel_importance
-from limner_server.jobs.process import Reporter
 from limner_server.networks.artifact import eager, load, margins
 from limner_server.networks.card import ModelCard
 from limner_server.networks.repository import ModelRepository, ModelVersion
 from limner_server.networks.resnet import LAYERS
 from limner_server.training.config import TrainingConfig
-from limner_server.training.job import TrainingRequest, run
 
-MODEL = "importance"
 BATCH = 8
 
 Floats = NDArray[np.float64]
@@ -50,8 +47,10 @@ def main(
     """Train on the phantom, explain some of its slices by every method, and compare with mean ablation."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        stored = store_phantom(root, seed=seed)
-        version, card = trained(root, stored, seed, Grid(fov_mm, size))
+        stored = store_phantom(root / "data", seed=seed)
+        # As few folds as there may be: the network on all subjects is what is looked at.
+        card = train(root, stored, TrainingConfig.make(seed=seed, grid=Grid(fov_mm, size), folds=2, halves=False))
+        version = ModelRepository(root / "models").get(MODEL, 1)
         cohort = spool_cohort(stored.snapshot(), card.grid, root / "slices.f32").thin(slices)
         correlations, lost = measure(version, card, cohort, seed)
     if as_json:
@@ -60,27 +59,6 @@ def main(
     console = Console()
     console.print(_table(f"rank correlation with mean ablation, mean of {len(cohort)} slices", correlations))
     console.print(_table("drop of the margin with the top tenth at its means, logits", lost))
-
-
-def trained(root: Path, cohort: StoredCohort, seed: int, grid: Grid) -> tuple[ModelVersion, ModelCard]:
-    """Train a model of a cohort, as a server's job does, with as few folds as there may be."""
-    folder = root / "training"
-    folder.mkdir()
-    request = TrainingRequest(
-        id=MODEL,
-        cohort=cohort.name,
-        model=MODEL,
-        config=TrainingConfig.make(seed=seed, grid=grid, folds=2, halves=False),
-        database_url=cohort.url,
-        data_dir=root,
-        model_repository=root / "models",
-        device="cpu",
-    )
-    (folder / "request.json").write_text(request.model_dump_json())
-    with (root / "progress").open("wb") as progress:
-        run(folder, Reporter(progress))
-    repository = ModelRepository(root / "models")
-    return repository.get(MODEL, 1), repository.card(MODEL, 1)
 
 
 def measure(version: ModelVersion, card: ModelCard, cohort: SliceCohort, seed: int) -> tuple[Figures, Figures]:

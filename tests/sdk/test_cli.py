@@ -48,7 +48,7 @@ def test_version_and_help_say_what_it_is_for(limner: Run) -> None:
     code, out, _ = limner("--help")
     assert code == 0
     assert "not for" in out
-    for command in ("phantom", "cohort", "train", "predict", "features", "simulate", "models"):
+    for command in ("phantom", "cohort", "train", "predict", "features", "simulate", "report", "models", "gateway"):
         assert command in out
         assert limner(command, "--help")[0] == 0
 

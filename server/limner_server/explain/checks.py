@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from limner_server.training.resampling import permuted_labels
+
 Scores = NDArray[np.floating[Any]]
 
 
@@ -245,20 +247,13 @@ def label_permutation(logits: Scores, labels: NDArray[np.int64], subjects: Seque
     seed
         Of the permutations.
     """
-    rng = np.random.default_rng(seed)
-    names, rows = np.unique(np.asarray(subjects), return_inverse=True)
-    groups = np.zeros(len(rows), np.int64) if len(names) == len(rows) else rows
-    place = np.argsort(groups, kind="stable")
-    scores, everyone = margins(logits), np.arange(len(rows))
+    scores, everyone = margins(logits), np.arange(len(labels))
     observed = scores[everyone, labels].mean()
-    draws = np.empty(PERMUTATIONS)
-    for index in range(PERMUTATIONS):
-        permuted = np.empty_like(labels)
-        permuted[np.lexsort((rng.random(len(rows)), groups))] = labels[place]
-        draws[index] = scores[everyone, permuted].mean()
+    shuffled = permuted_labels(labels, np.asarray(subjects), PERMUTATIONS, seed)
+    draws = np.array([scores[everyone, permuted].mean() for permuted in shuffled])
     # A permutation that restores the labels counts, whatever the rounding of its sum.
     p = (1 + int((draws >= observed - 1e-9).sum())) / (1 + PERMUTATIONS)
-    detail = f"mean margin {observed:.2f}, p {p:.4f} in {PERMUTATIONS} permutations of {len(rows)} labels"
+    detail = f"mean margin {observed:.2f}, p {p:.4f} in {PERMUTATIONS} permutations of {len(labels)} labels"
     null = np.percentile(draws, np.arange(101)).tolist()
     return _result(4, p, THRESHOLDS.permutation, detail, (observed,), null=null)
 
