@@ -1,0 +1,31 @@
+"""Predictions of images and subjects."""
+
+from limner.types.common import Failure, ModelIdentity, Prediction, Result, SubjectResult, Timing
+
+
+class ItemResult(Result):
+    """Base of what is returned for each image: exactly one of a result and an `error`."""
+
+    id: str
+    subject: str
+    error: Failure | None = None
+    prediction: Prediction | None = None
+    timing: Timing | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the image was answered."""
+        return self.error is None
+
+
+class ImageResult(ItemResult):
+    """The prediction of one image and where its time went, or why it failed."""
+
+
+class PredictResult(Result):
+    """Predictions of several images, in the order given, and of their subjects, in order of first appearance."""
+
+    model: ModelIdentity
+    labels: tuple[str, ...]
+    results: tuple[ImageResult, ...]
+    subjects: tuple[SubjectResult, ...]
