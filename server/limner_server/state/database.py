@@ -156,7 +156,7 @@ def open_database(url: str) -> Engine:
     Raises
     ------
     InvalidInputError
-        The URL is none, or names a database that there is no driver for.
+        The URL is none, names a database that there is no driver for, or has a password in it.
     WrongStateError
         A newer Limner has made the database.
     SQLAlchemyError
@@ -169,6 +169,11 @@ def open_database(url: str) -> Engine:
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         expected = "a SQLAlchemy URL: sqlite:////FILE, or postgresql://USER@HOST/NAME (pip install 'limner[postgres]')"
         raise InvalidInputError("database_url", url.partition(":")[0] + ":…", expected) from error
+    if parsed.password:
+        # The URL is told to jobs in files, and a command line to everybody.
+        raise InvalidInputError(
+            "database_url", parsed, "none with a password; libpq takes it from PGPASSWORD or PGPASSFILE"
+        )
     if is_sqlite:
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,12 @@ def test_a_url_that_is_none_is_named_without_its_secrets(url: str) -> None:
     assert "host" not in caught.value.value
 
 
+def test_a_password_does_not_belong_into_the_url() -> None:
+    with pytest.raises(InvalidInputError, match="PGPASSWORD") as caught:
+        open_database("postgresql://limner:hunter2@host/name")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_who_writes_the_same_thing_takes_turns(database_url: str) -> None:
     engine = open_database(database_url)
     counts = []
