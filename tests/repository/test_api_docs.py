@@ -1,4 +1,4 @@
-"""The API reference: its examples run, in their order on each page, against a live server, and type-check as a user's."""
+"""The API reference: its examples run, in order, against a live server, and type-check as the code of a user does."""
 
 import re
 import subprocess
