@@ -63,6 +63,14 @@ def test_scores_are_the_softmax_of_tempered_logits_judged_by_the_threshold() -> 
     assert score.predicted == "recurrent"
 
 
+def test_a_subject_is_taken_for_what_the_metrics_count_it_as() -> None:
+    """By the threshold of the other folds: the one that is served was chosen on this very subject too."""
+    model = report_data().model
+    entries = [{**entry, "chosen": "non-recurrent"} for entry in model.card["out_of_fold"]]  # type: ignore[union-attr,dict-item]
+    scores = subject_scores(model.model_copy(update={"card": {**model.card, "out_of_fold": entries}}))
+    assert {score.predicted for score in scores} == {"non-recurrent"}
+
+
 def test_a_card_without_scores_is_refused_by_name() -> None:
     model = report_data().model.model_copy(update={"card": {"out_of_fold": [{"subject": "a"}]}})
     with pytest.raises(ValidationError, match="logits"):

@@ -24,7 +24,7 @@ class SubjectScore(BaseModel):
     probability
         Of the class of interest, the model's last label; 0 to 1, temperature-scaled.
     predicted
-        The label chosen by the model's rule.
+        The label that the metrics count it as; of an older card, which does not tell, by the model's own threshold.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +58,7 @@ def _score(prediction: SubjectPrediction, temperature: float, model: Model) -> S
         label=prediction.label,
         fold=prediction.fold,
         probability=float(probabilities[-1]),
-        predicted=model.labels[chosen],
+        predicted=prediction.chosen or model.labels[chosen],
     )
 
 
