@@ -47,9 +47,12 @@ def not_measured(data: ReportData) -> tuple[Gap, ...]:
     card = read_card(data.model)
     two, found = len(data.model.labels) == 2, card.evaluation
     simulation = data.simulation
+    not_run = {check.number for check in simulation.checks if not check.ran} if simulation else set()
     asked = (
         (simulation is None, "simulated", "Simulated images", "report without --no-simulate"),
         (not (simulation and simulation.checks), "checks", "Checks", "simulate without --no-checks"),
+        (2 in not_run and not card.halves, "checks", "Independent judge", "train without --no-halves"),
+        (8 in not_run, "checks", "Network of another seed", "train with --sibling"),
         (
             found is None,
             "performance",

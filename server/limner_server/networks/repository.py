@@ -180,8 +180,8 @@ class ModelRepository:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "JSON"
             return ModelVersion(name, version, folder, None, f"{CARD_FILE}: {field}: {first['msg']}")
-        others = (*card.halves, *([card.sibling] if card.sibling else []))
-        files = (ARTIFACT_FILE, *(other.file for other in others))
+        siblings = [card.sibling.file] if card.sibling else []
+        files = (ARTIFACT_FILE, *(half.file for half in card.halves), *siblings)
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
             return ModelVersion(name, version, folder, None, f"{', '.join(missing)}: no such file")
