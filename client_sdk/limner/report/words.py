@@ -21,6 +21,7 @@ _METRICS = {
     "ece": "Expected calibration error",
     "f1": "F1 score",
 }
+_INTERVALS = {"newcombe": "Newcombe", "wilson": "Wilson", "mover": "MOVER", "logit-t": "t on the logit scale"}
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ def capital(text: str) -> str:
 def metric_name(name: str) -> str:
     """Return a metric's name as a reader knows it."""
     return _METRICS.get(name, capital(words(name)))
+
+
+def interval_name(name: str) -> str:
+    """Return how an interval was found, as docs/evaluation.md calls it."""
+    return _INTERVALS.get(name, words(name))
 
 
 def contrasts(simulation: SimulationResult) -> Iterator[tuple[str, str, NDArray[np.float32], float]]:
