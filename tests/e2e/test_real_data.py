@@ -7,13 +7,12 @@ import pydicom
 import pytest
 
 from limner import Client, Image, plan_import
-from limner.imaging import ModelReference, decode, heat_map_dicom
-from limner.imaging.selection import SelectionRules
+from limner.imaging import ModelReference, Range, decode, default_rules, heat_map_dicom
 from limner.types import FeatureOptions, Grid, JobState, TrainingConfig
 from tests.live import LiveServer
 
 DATA = Path(__file__).parent.parent / "data" / "prostatex"
-RULES = SelectionRules(min_slices=3, planes=frozenset({"transverse", "sagittal"}))
+RULES = default_rules().model_copy(update={"slices": Range(min=3), "planes": frozenset({"transverse", "sagittal"})})
 
 
 @pytest.fixture(scope="module")
