@@ -28,7 +28,7 @@ from limner.streams import ResultStream
 from limner.types import ImageResult, ItemResult, Prediction
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")]
-SendDicom = Annotated[bool, typer.Option("--send-dicom", help="Send whole files, identifying attributes included.")]
+SendDicom = Annotated[bool, typer.Option("--send-dicom", help="Send whole files, de-identified, to be decoded there.")]
 
 
 def predict(

@@ -19,7 +19,7 @@ from limner.cohort_import import FolderSurvey, survey_folder
 from limner.images import Image
 from limner.imaging import read_header
 from limner.imaging.errors import ImageError
-from limner.imaging.headers import frame_count
+from limner.imaging.headers import NOT_DICOM, frame_count
 from limner.imaging.rules import SelectionRules
 
 Rules = Annotated[
@@ -95,22 +95,30 @@ def find_images(paths: list[Path], rules: Path | None) -> Sources:
     rules
         File of the rules; None: all DICOM is taken.
     """
-    folders = [path for path in paths if path.is_dir()]
-    files = [path for path in paths if not path.is_dir()]
+    wanted = None if rules is None else rules_of(rules)
+    parts: list[Iterable[Image]] = []
     left_out: list[tuple[str, str]] = []
-    chosen: list[Image] = []
-    if rules is not None:
-        wanted = rules_of(rules)
-        for folder in folders:
-            chosen += _chosen(read_folder(folder, wanted), left_out)
-    else:
-        for child in sorted(child for folder in folders for child in folder.rglob("*") if child.is_file()):
-            if is_dicom(child):
-                files.append(child)
-            else:
-                left_out.append((str(child), "not DICOM"))
-    images = chain(_each_frame(files), chosen) if files else chosen
-    return Sources(images, len(files) + len(chosen), left_out)
+    count = 0
+    for path in paths:
+        if path.is_dir() and wanted is not None:
+            chosen = list(_chosen(read_folder(path, wanted), left_out))
+            parts.append(chosen)
+            count += len(chosen)
+        else:
+            files = _dicom_files(path, left_out) if path.is_dir() else [path]
+            parts.append(_each_frame(files))
+            count += len(files)
+    return Sources(chain.from_iterable(parts), count, left_out)
+
+
+def _dicom_files(folder: Path, left_out: list[tuple[str, str]]) -> list[Path]:
+    files = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if is_dicom(path):
+            files.append(path)
+        else:
+            left_out.append((str(path), NOT_DICOM))
+    return files
 
 
 def _chosen(survey: FolderSurvey, left_out: list[tuple[str, str]]) -> Iterator[Image]:

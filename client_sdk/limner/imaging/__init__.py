@@ -1,7 +1,8 @@
 """The image path: DICOM → decode → grid → batch → result (→ DICOM), the same on either side of the wire.
 
 1. `find_series` finds the series of a folder (`series.py`), `select` chooses among them (`selection.py`) by rules that
-   are data (`rules.py`, `rule_files.py`), `Pseudonymiser` renames them (`deidentify.py`).
+   are data (`rules.py`, `rule_files.py`), `Pseudonymiser` renames them (`deidentify.py`); `deidentified` rewrites whole
+   files, where whole files are wanted (`profile.py`).
 2. `decode` turns one frame into a `Slice`: pixels and geometry, nothing that identifies anybody (`dicom.py`).
 3. `Grid.resample` brings the slice to the model's square grid, `(size, size)` float32 (`grid.py`).
 4. The model normalises, predicts and explains; `Grid.project` brings what it says back to the slice's raster.
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from limner.imaging.export import ModelReference, heat_map_dicom, simulated_dicom, write_png
     from limner.imaging.grid import Grid
     from limner.imaging.phantom import phantom_severity, phantom_subject, write_phantom
+    from limner.imaging.profile import Retain, deidentified
+    from limner.imaging.pseudonym_map import PseudonymMap
     from limner.imaging.rule_files import default_rules, read_rules
     from limner.imaging.rules import Range, SelectionRules
     from limner.imaging.selection import Decision, Verdict, select
@@ -33,8 +36,10 @@ __all__ = [
     "Grid",
     "ImageError",
     "ModelReference",
+    "PseudonymMap",
     "Pseudonymiser",
     "Range",
+    "Retain",
     "SelectionRules",
     "Series",
     "SeriesSlice",
@@ -42,6 +47,7 @@ __all__ = [
     "Verdict",
     "decode",
     "default_rules",
+    "deidentified",
     "find_series",
     "heat_map_dicom",
     "load_or_create_key",
@@ -62,6 +68,8 @@ _HOMES = {
     "export": ("ModelReference", "heat_map_dicom", "simulated_dicom", "write_png"),
     "grid": ("Grid",),
     "phantom": ("phantom_severity", "phantom_subject", "write_phantom"),
+    "profile": ("Retain", "deidentified"),
+    "pseudonym_map": ("PseudonymMap",),
     "rule_files": ("default_rules", "read_rules"),
     "rules": ("Range", "SelectionRules"),
     "selection": ("Decision", "Verdict", "select"),

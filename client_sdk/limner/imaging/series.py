@@ -8,8 +8,7 @@ Enhanced MR instance or a localizer may) is several series here, and one series 
 SeriesInstanceUIDs is one.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from limner.imaging.errors import ImageError
+from limner.imaging.files import each_file
 from limner.imaging.headers import (
     as_image_errors,
     frame_count,
@@ -30,12 +29,11 @@ from limner.imaging.headers import (
     pixel_spacing,
     position,
     read_header,
+    why_unreadable,
 )
 
 Plane = Literal["transverse", "sagittal", "coronal", "oblique", "unknown"]
 PLANES: tuple[Plane, ...] = ("transverse", "sagittal", "coronal", "oblique", "unknown")
-# Names that promise DICOM.
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 # A normal further than this from every axis of the patient belongs to no plane: cos 45°, less rounding.
 MIN_COSINE = 0.7072
 
@@ -132,12 +130,12 @@ def find_series(folder: Path, progress: Callable[[], None] | None = None) -> Fou
         raise ImageError("folder", folder, "an existing folder")
     groups: dict[_Key, _Group] = {}
     unreadable: list[tuple[Path, str]] = []
-    for path in _files(folder, unreadable):
+    for path in each_file(folder, unreadable):
         try:
             for group in _groups(path):
                 groups.setdefault(group.key, group).absorb(group)
         except (ImageError, OSError) as error:
-            unreadable.append((path, _why_not(path, error)))
+            unreadable.append((path, why_unreadable(path, error)))
         if progress:
             progress()
     series = [group.series() for group in _joined(groups.values())]
@@ -199,22 +197,6 @@ def _joined(groups: Iterable[_Group]) -> list[_Group]:
         else:
             joined += parts
     return joined
-
-
-def _why_not(path: Path, error: ImageError | OSError) -> str:
-    """Tell a file that never was DICOM (NBIA's metadata.csv and LICENSE, say) from a broken one."""
-    never = isinstance(error.__cause__, InvalidDicomError) and path.suffix.lower() not in DICOM_SUFFIXES
-    return "not DICOM" if never else str(error)
-
-
-def _files(folder: Path, unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
-    def note(error: OSError) -> None:
-        unreadable.append((Path(error.filename), str(error)))
-
-    for parent, folders, names in os.walk(folder, onerror=note):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(parent, name)
 
 
 @as_image_errors
