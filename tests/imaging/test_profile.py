@@ -74,11 +74,14 @@ def test_dates_names_and_uids_that_no_table_knows_go_by_their_vr() -> None:
     source.add_new(0x00189999, "DA", "19560704")
     source.ApprovalStatusDateTime = "19560704"
     source.add_new(0x00181251, "DA", "19560704")  # TransmitCoilName, which is no date
-    source.ContextUID = UID
+    source.SOPInstanceUIDOfConcatenationSource = source.CodingSchemeUID = UID
+    source.FrameOfReferenceUID = "1.2.840.10008.1.4.1.1"  # a standard atlas
     source.ContextIdentifier = "KEPT"
     after = deidentified(content(source), NAMES)
     assert b"19560704" not in encoded(after)
-    assert after.ContextUID == NAMES.uid(UID)
+    assert after.SOPInstanceUIDOfConcatenationSource == NAMES.uid(UID)
+    assert after.CodingSchemeUID == UID
+    assert after.FrameOfReferenceUID == source.FrameOfReferenceUID
     assert after.SOPClassUID == source.SOPClassUID
     assert after.ContextIdentifier == "KEPT"
 

@@ -33,12 +33,12 @@ from limner.imaging.headers import as_image_errors, read_header
 EDITION = "2026c"
 CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 
-# UIDs that DICOM itself gives: classes, syntaxes, code systems.
-_STANDARD_UID = "1.2.840.10008."
 _DATES = frozenset({"DA", "DT", "TM"})
 _TIME_OF_DAY = re.compile(r"[\d.:+-]*", re.ASCII)
 _BIRTH = frozenset({"PatientBirthDate", "PatientBirthTime"})
 _NAMES = frozenset({"PatientID", "PatientName"})
+# UIDs of vocabularies, which stand in every code.
+_VOCABULARIES = frozenset({"CodingSchemeUID", "ContextUID", "MappingResourceUID"})
 _TYPE_2_SEQUENCES = frozenset({"AcquisitionContextSequence"})
 _DESCRIPTORS = frozenset({"SeriesDescription", "ProtocolName"})
 
@@ -216,15 +216,15 @@ class _Cleaner:
         `stored_vr` is what the file says of it, which is not always what the standard does.
         """
         # Group lengths, file meta information that strayed, curves and overlays.
-        if tag.is_private or tag.element == 0 or tag.group < 0x0008 or tag.group & 0xFF00 in (0x5000, 0x6000):
+        if tag.element == 0 or tag.group < 0x0008 or tag.group & 0xFF00 in (0x5000, 0x6000):
             return "X"
         try:
             standard_vr, keyword = dictionary_VR(tag), keyword_for_tag(tag)
-        except KeyError:
+        except KeyError:  # private, or of no edition that pydicom knows
             return "X"
         vr = standard_vr if stored_vr in (None, "UN") else stored_vr
         code = _table().get(int(tag)) or {"PN": "X/Z", "UI": "U", **dict.fromkeys(_DATES, "X")}.get(vr, "K")
-        if keyword in self._kept or (keyword in _DESCRIPTORS and Retain.DESCRIPTIONS in self._retain):
+        if keyword in self._kept | _VOCABULARIES or (keyword in _DESCRIPTORS and Retain.DESCRIPTIONS in self._retain):
             return "K"
         if vr in _DATES and Retain.DATES in self._retain and keyword not in _BIRTH:
             return "K"
@@ -263,8 +263,9 @@ class _Cleaner:
     def _uids(self, value: object) -> object:
         if isinstance(value, MultiValue):
             return [self._uids(one) for one in value]
-        uid = str(value or "")
-        return uid if not uid or uid.startswith(_STANDARD_UID) else self._names.uid(uid)
+        uid = UID(str(value or ""))
+        # What DICOM itself has named, a class or a known frame of reference, names no patient.
+        return uid if not uid or uid.name != uid else self._names.uid(uid)
 
     def _shifted(self, element: DataElement) -> DataElement:
         """Shift dates; times of day stay (PS3.15 E.3.6). What is neither is emptied."""
