@@ -122,40 +122,27 @@ def _dicom_bytes(content: Any) -> bytes | None:
     return None
 
 
-class _Writer:
-    """Writes images into messages, those of one call alike."""
+def _fill(message: common_pb2.Image, image: Image, send_dicom: SendDicom) -> None:
+    if image.center is not None:
+        message.center.row, message.center.column = image.center
+    if send_dicom and (dicom := _dicom_bytes(image.content)) is not None:
+        message.dicom = dicom if send_dicom == "identified" else _deidentified(dicom)
+        message.frame = image.frame
+        return
+    loaded = load(image.content, image.frame)
+    if isinstance(loaded, Slice):
+        message.pixels.CopyFrom(pixels(loaded))
+    else:
+        message.grid.CopyFrom(grid_array(loaded))
 
-    def __init__(self, send_dicom: SendDicom) -> None:
-        self._send_dicom = send_dicom
-        # The call's own: what is sent in two calls cannot be told to be the same.
-        self._key = token_bytes(32)
 
-    def fill(self, message: common_pb2.Image, image: Image) -> None:
-        """Write the content of an image.
+def _deidentified(dicom: bytes) -> bytes:
+    # Imported here, as pydicom is.
+    from limner.imaging.deidentify import KEY_BYTES, Pseudonymiser
+    from limner.imaging.profile import deidentified, encoded
 
-        Raises
-        ------
-        ImageError, InvalidInputError, OSError
-            Where there is no usable image, or none that may be sent.
-        """
-        if image.center is not None:
-            message.center.row, message.center.column = image.center
-        if self._send_dicom and (dicom := _dicom_bytes(image.content)) is not None:
-            message.dicom = dicom if self._send_dicom == "identified" else self._deidentified(dicom)
-            message.frame = image.frame
-            return
-        loaded = load(image.content, image.frame)
-        if isinstance(loaded, Slice):
-            message.pixels.CopyFrom(pixels(loaded))
-        else:
-            message.grid.CopyFrom(grid_array(loaded))
-
-    def _deidentified(self, dicom: bytes) -> bytes:
-        # Imported here, as pydicom is.
-        from limner.imaging.deidentify import Pseudonymiser
-        from limner.imaging.profile import deidentified, encoded
-
-        return encoded(deidentified(dicom, Pseudonymiser(self._key)))
+    # A key for each image: the server needs no pseudonym, and two images cannot be linked by theirs.
+    return encoded(deidentified(dicom, Pseudonymiser(token_bytes(KEY_BYTES))))
 
 
 def _most_together(images: object) -> int:
@@ -199,7 +186,7 @@ class Ledger(Generic[_R]):
 
     def __init__(self, kind: type[_R], *, send_dicom: SendDicom = False) -> None:
         self._kind = kind
-        self._writer = _Writer(send_dicom)
+        self._send_dicom = send_dicom
         self._count = 0
         self._waiting: deque[_Entry] = deque()
         self._subjects: dict[str, str] = {}
@@ -268,7 +255,7 @@ class Ledger(Generic[_R]):
         message = common_pb2.Image(id=position, subject=self._wire_subject(image.subject))
         failure = None
         try:
-            self._writer.fill(message, image)
+            _fill(message, image, self._send_dicom)
         except (ImageError, InvalidInputError, OSError) as error:
             failure = local_failure(error)
             self._failures[image.subject] += 1

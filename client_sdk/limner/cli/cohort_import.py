@@ -24,7 +24,7 @@ from limner.cli.common import (
     progress_bar,
 )
 from limner.cli.labels import PresetName, show_flow
-from limner.cli.sources import Rules, read_folder, rules_of, survey_fields
+from limner.cli.rules import Rules, read_folder, rules_of, survey_fields
 from limner.cohort_flow import Flow, import_flow, read_flow
 from limner.cohort_import import (
     MAX_NAMED,

@@ -23,7 +23,7 @@ from limner.cli.common import (
     progress_bar,
 )
 from limner.cli.predict import Paths, SendDicom, finish
-from limner.cli.sources import Rules, find_images
+from limner.cli.rules import Rules, find_images
 from limner.images import Image, load
 from limner.imaging import ModelReference, Slice, heat_map_dicom
 from limner.imaging.files import file_name, replace_file

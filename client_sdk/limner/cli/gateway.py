@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from limner.cli.common import SERVER, AsJson, Server, connect, make_table, note, print_json, print_table
-from limner.cli.sources import Rules, rules_of
+from limner.cli.rules import Rules, rules_of
 
 if TYPE_CHECKING:
     from limner.gateway.destinations import Destination

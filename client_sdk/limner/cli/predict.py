@@ -23,7 +23,7 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
-from limner.cli.sources import Rules, find_images
+from limner.cli.rules import Rules, find_images
 from limner.streams import ResultStream
 from limner.types import ImageResult, ItemResult, Prediction
 

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from limner.cli.common import AsJson, make_table, note, out, print_json, print_table
-from limner.cli.sources import Rules, read_folder, rules_of, survey_fields
+from limner.cli.rules import Rules, read_folder, rules_of, survey_fields
 from limner.cohort_import import FolderSurvey
 from limner.imaging.selection import Decision, Verdict
 

@@ -1,140 +1,33 @@
-"""Images named on the command line: files and folders of DICOM, and the rules that choose among their series.
+"""Images named on the command line: files and folders of DICOM, every frame of them, with the subject from the header.
 
 Ids are paths and subjects are PatientIDs; neither leaves this machine (`limner.images`).
 """
 
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
 
-import typer
 from pydicom.misc import is_dicom
 
-from limner.cli.common import note, progress_bar
-from limner.cohort_import import FolderSurvey, survey_folder
 from limner.images import Image
 from limner.imaging import read_header
 from limner.imaging.errors import ImageError
-from limner.imaging.headers import NOT_DICOM, frame_count
-from limner.imaging.rules import SelectionRules
-
-Rules = Annotated[
-    Path | None,
-    typer.Option("--rules", metavar="FILE", help="YAML of the series to take (`limner select --defaults`)."),
-]
+from limner.imaging.headers import frame_count
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The images of a command.
-
-    Attributes
-    ----------
-    images
-        Read as they are asked for.
-    count
-        How many there are; of files that may have several frames, how many files.
-    left_out
-        What the folders hold beside them, and why it is none of them.
-    """
-
-    images: Iterable[Image]
-    count: int
-    left_out: list[tuple[str, str]]
-
-    def report(self) -> None:
-        """Name what is left out."""
-        for name, reason in self.left_out:
-            note(f"left out: {name}: {reason}")
-
-
-def rules_of(path: Path | None) -> SelectionRules:
-    """Return the rules of a file, or the default ones."""
-    # Imported here: most commands need no YAML.
-    from limner.imaging.rule_files import default_rules, read_rules
-
-    return default_rules() if path is None else read_rules(path)
-
-
-def read_folder(folder: Path, rules: SelectionRules) -> FolderSurvey:
-    """Read the headers of a folder and judge its series, with a progress bar."""
-    with progress_bar() as bar:
-        task = bar.add_task("reading headers", total=sum(len(names) for _, _, names in os.walk(folder)))
-        return survey_folder(folder, rules, progress=lambda: bar.advance(task))
-
-
-def survey_fields(survey: FolderSurvey) -> dict[str, Any]:
-    """Return what was found in a folder as the fields of JSON."""
-    return {
-        "series": [
-            {
-                "subject": decision.series.patient_id,
-                "series": (decision.series.series_uid, *decision.series.other_series_uids),
-                "description": decision.series.description,
-                "plane": decision.series.plane,
-                "slices": len(decision.series.slices),
-                "taken": decision.accepted,
-                "reasons": decision.reasons,
-                "rules": [vars(verdict) for verdict in decision.verdicts],
-            }
-            for decision in survey.decisions
-        ],
-        "unreadable": [{"name": str(path), "reason": reason} for path, reason in survey.unreadable],
-    }
-
-
-def find_images(paths: list[Path], rules: Path | None) -> Sources:
-    """Return every frame of the files and folders named; of the folders, those of the series that the rules take.
-
-    Parameters
-    ----------
-    rules
-        File of the rules; None: all DICOM is taken.
-    """
-    wanted = None if rules is None else rules_of(rules)
-    parts: list[Iterable[Image]] = []
-    left_out: list[tuple[str, str]] = []
-    count = 0
+def find_files(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files named, and those of the folders named that are DICOM; then the others of the folders."""
+    files: list[Path] = []
+    others: list[Path] = []
     for path in paths:
-        if path.is_dir() and wanted is not None:
-            chosen = list(_chosen(read_folder(path, wanted), left_out))
-            parts.append(chosen)
-            count += len(chosen)
-        else:
-            files = _dicom_files(path, left_out) if path.is_dir() else [path]
-            parts.append(_each_frame(files))
-            count += len(files)
-    return Sources(chain.from_iterable(parts), count, left_out)
-
-
-def _dicom_files(folder: Path, left_out: list[tuple[str, str]]) -> list[Path]:
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if is_dicom(path):
+        if not path.is_dir():
             files.append(path)
-        else:
-            left_out.append((str(path), NOT_DICOM))
-    return files
-
-
-def _chosen(survey: FolderSurvey, left_out: list[tuple[str, str]]) -> Iterator[Image]:
-    left_out += [(str(path), reason) for path, reason in survey.unreadable]
-    frames = Counter(one.path for decision in survey.decisions for one in decision.series.slices)
-    for decision in survey.decisions:
-        series = decision.series
-        if not decision.accepted:
-            name = f"series {series.description!r} of {series.patient_id} ({series.plane}, {len(series.slices)} slices)"
-            left_out.append((name, "; ".join(decision.reasons)))
             continue
-        for one in series.slices:
-            yield _image(one.path, one.frame, frames[one.path], series.patient_id)
+        for child in sorted(child for child in path.rglob("*") if child.is_file()):
+            (files if is_dicom(child) else others).append(child)
+    return files, others
 
 
-def _each_frame(files: list[Path]) -> Iterator[Image]:
+def each_frame(files: list[Path]) -> Iterator[Image]:
     """Give every frame of every file as an image; a file that cannot be read as one, for its failure to be reported."""
     for path in files:
         try:
@@ -143,9 +36,6 @@ def _each_frame(files: list[Path]) -> Iterator[Image]:
         except (ImageError, OSError):
             yield Image(path)
             continue
+        subject = str(header.get("PatientID") or "")
         for frame in range(frames):
-            yield _image(path, frame, frames, str(header.get("PatientID") or ""))
-
-
-def _image(path: Path, frame: int, frames: int, subject: str) -> Image:
-    return Image(path, id=f"{path}#{frame}" if frames > 1 else str(path), subject=subject, frame=frame)
+            yield Image(path, id=f"{path}#{frame}" if frames > 1 else str(path), subject=subject, frame=frame)
