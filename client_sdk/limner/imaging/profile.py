@@ -29,6 +29,7 @@ from pydicom.uid import UID, EnhancedMRImageStorage, LegacyConvertedEnhancedMRIm
 from limner.imaging.deidentify import Pseudonymiser
 from limner.imaging.errors import ImageError
 from limner.imaging.headers import as_image_errors, read_header
+from limner.imaging.protocol_words import is_protocol
 
 EDITION = "2026c"
 CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
@@ -97,16 +98,6 @@ _KEPT = {
     ),
 }
 
-# What the letters of "t2_tse_tra_320_p2" may be: the language of MR protocols, in which nobody has a name.
-_PROTOCOL_WORD = re.compile(
-    "adc|ax|axial|b|bh|blade|bval|cervix|contrast|cor|coronal|cube|d|dce|deep|diff|dis|dixon|dl|dwi|dyn|dyndist|dynamic|"
-    "echo|ep|epi|fast|fat|fatsat|female|fl|flair|fov|fr|frfse|fs|fse|gd|gre|haste|high|highres|hr|i|in|ir|iso|lava|loc|"
-    "localiser|localizer|m|male|map|mm|moco|mr|mri|mvxd|nav|nd|norm|obl|oblique|opp|p|para|pd|pelvic|pelvis|phase|plane|"
-    "post|pre|propeller|prostate|res|resolve|resp|rt|sag|sagittal|sat|scout|se|small|sms|space|spair|spc|spgr|spin|spir|"
-    "ssfse|star|stir|survey|t|tfe|thrive|tirm|tra|trace|trans|transversal|transverse|trig|tse|turbo|uterus|vibe|view|"
-    "vista|w|wi|x"
-)
-
 
 @as_image_errors
 def deidentified(
@@ -138,16 +129,16 @@ def deidentified(
     OSError
         When the file cannot be read.
     """
-    dataset = read_header(source, pixels=pixels)
+    dataset, options = read_header(source, pixels=pixels), frozenset(retain)
     _check(dataset, pixels)
-    cleaner = _Cleaner(dataset, names, frozenset(retain))
+    cleaner = _Cleaner(dataset, names, options)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     cleaned = FileDataset("", cleaner.clean(dataset), file_meta=meta, preamble=bytes(128))
     cleaned.set_original_encoding(*dataset.original_encoding)
     meta.MediaStorageSOPClassUID = cleaned.SOPClassUID
     meta.MediaStorageSOPInstanceUID = cleaned.SOPInstanceUID
-    _declare(cleaned, dataset, frozenset(retain))
+    _declare(cleaned, dataset, options)
     return cleaned
 
 
@@ -179,7 +170,8 @@ def _check(dataset: Dataset, pixels: bool) -> None:
     if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
         raise ImageError("TransferSyntaxUID", "missing", "a DICOM file with its file meta information (PS3.10 7.1)")
     for group in range(0x6000, 0x6020, 2):
-        if dataset.get((group, 0x0102)) and (group, 0x3000) not in dataset:  # PS3.3 C.9.2, retired
+        place = dataset.get((group, 0x0102))
+        if place is not None and place.value:  # retired (PS3.3 C.9.2)
             raise ImageError("OverlayBitPosition", "a bit of the pixels", "an overlay of its own, which is removed")
     if pixels and "PixelData" not in dataset:
         raise ImageError("PixelData", "missing or cut off", "an instance with whole pixels")
@@ -253,7 +245,7 @@ class _Cleaner:
             return _with_value(element, self._uids(element.value))
         if vr in _DATES:
             return self._shifted(element)
-        if keyword in _DESCRIPTORS and not _is_protocol(str(element.value)):
+        if keyword in _DESCRIPTORS and not is_protocol(str(element.value)):
             return None
         # Of what is no number pydicom returns the text.
         if vr in ("DS", "IS") and (texts := [one for one in _values(element.value) if type(one) is str]):
@@ -331,14 +323,3 @@ def _shift(text: str, vr: str, days: int) -> str:
     if vr == "TM":
         return text
     return (date.fromisoformat(text[:8]) + timedelta(days=days)).isoformat().replace("-", "") + text[8:]
-
-
-def _is_protocol(text: str) -> bool:
-    """Whether a text is of MR protocols only: their words, small numbers, and not enough of these to be a date."""
-    parts = re.findall(r"[^\W\d_]+|\d+", text.lower())
-    numbers = [part for part in parts if part.isdigit() and len(part) > 1]
-    return (
-        all(part.isdigit() or _PROTOCOL_WORD.fullmatch(part) for part in parts)
-        and len(numbers) <= 1
-        and all(len(number) <= 3 for number in numbers)
-    )
