@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from highdicom.legacy import LegacyConvertedEnhancedMRImage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -194,6 +196,32 @@ def test_what_may_hold_text_in_its_pixels_is_refused(changes: dict[str, object],
     with pytest.raises(ImageError) as error:
         deidentified(source, NAMES)
     assert error.value.field == field
+
+
+@pytest.mark.parametrize("syntax", ["", "1.2.3", "1.2.840.113619.5.2"])
+def test_a_syntax_that_is_none_is_refused(syntax: str) -> None:
+    source = mr_instance(SMALL)
+    buffer = BytesIO()
+    source.save_as(buffer, implicit_vr=False, little_endian=True)
+    before = buffer.getvalue().replace(b"1.2.840.10008.1.2.1\0", syntax.encode().ljust(20, b"\0"))
+    with pytest.raises(ImageError, match=r"a transfer syntax of PS3\.5"):
+        deidentified(before, NAMES)
+
+
+@given(
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(132, 3000), st.binary(max_size=4), st.integers(0, 4)), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_file_is_refused_or_written(number: int, cuts: list[tuple[int, bytes, int]]) -> None:
+    damaged = bytearray(sorted(DATA.glob("*/*/*.dcm"))[number].read_bytes())
+    for place, inserted, removed in cuts:
+        damaged[place : place + removed] = inserted
+    try:
+        after = deidentified(bytes(damaged), NAMES)
+    except ImageError:
+        return
+    assert dcmread(BytesIO(encoded(after))).PatientIdentityRemoved == "YES"
 
 
 def test_an_overlay_goes_and_one_within_the_pixels_is_refused() -> None:

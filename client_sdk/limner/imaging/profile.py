@@ -167,8 +167,9 @@ def _check(dataset: Dataset, pixels: bool) -> None:
     if dataset.get("SamplesPerPixel") != 1:
         found = dataset.get("SamplesPerPixel")
         raise ImageError("SamplesPerPixel", found, "1, a grey image; a colour one is a picture of a screen")
-    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
-        raise ImageError("TransferSyntaxUID", "missing", "a DICOM file with its file meta information (PS3.10 7.1)")
+    syntax = UID(getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID") or "")
+    if syntax.type != "Transfer Syntax":
+        raise ImageError("TransferSyntaxUID", syntax or "missing", "a transfer syntax of PS3.5")
     for group in range(0x6000, 0x6020, 2):
         place = dataset.get((group, 0x0102))
         if place is not None and place.value:  # retired (PS3.3 C.9.2)
