@@ -4,6 +4,7 @@ The study is unmistakable, the gateway, the command and the server are the real 
 found: the pixels are, and so is every name in a file that is sent as it is.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import pytest
 import tritonclient.grpc as triton
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage, MRImageStorage
-from pynetdicom import AE, evt
+from pydicom.uid import MRImageStorage
+from pynetdicom import AE, StoragePresentationContexts, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from benchmarks.models import publish_untrained
@@ -82,7 +83,7 @@ class Pacs:
     def __init__(self) -> None:
         self.stored: list[Dataset] = []
         node = AE(ae_title="PACS")
-        node.add_supported_context(Comprehensive3DSRStorage)
+        node.supported_contexts = StoragePresentationContexts
         server = node.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
         assert isinstance(server, ThreadedAssociationServer)
         self._server = server
@@ -148,12 +149,12 @@ def test_the_gateway_sends_pixels_and_takes_the_names_from_its_own_copy(
         with Gateway(tmp_path / "journal", *flags) as gateway:
             send(gateway.port, study)
             wait_for(lambda: bool(pacs.stored))
-    (report,) = pacs.stored
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber", "StudyDate"):
-        assert str(report[keyword].value) == ATTRIBUTES[keyword]
+    for result in pacs.stored:
+        for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber"):
+            assert str(result[keyword].value) == ATTRIBUTES[keyword]
     assert_private(wire, server, study[:-1])
     log = (tmp_path / "gateway.log").read_bytes()
-    assert b"scored a study" in log
+    assert b"scored" in log
     assert found(log) == set()
 
 
@@ -165,10 +166,10 @@ def test_what_goes_wrong_is_logged_without_names(server: LiveServer, tmp_path: P
     log = tmp_path / "gateway.log"
     with Gateway(tmp_path / "journal", *flags) as gateway:
         send(gateway.port, study)
-        wait_for(lambda: b"a study waits" in log.read_bytes())
+        wait_for(lambda: b" waits " in log.read_bytes())
         for kept in (tmp_path / "journal" / "results").iterdir():
             kept.unlink()
-        wait_for(lambda: b"No such file" in log.read_bytes())
+        wait_for(lambda: bool(re.search(rb"No such file|FileNotFoundError", log.read_bytes())))
     assert found(log.read_bytes()) == set()
 
 
@@ -207,4 +208,4 @@ def test_what_is_looked_for_would_be_found(wire: Recorder, tmp_path: Path) -> No
     with Client(wire.address) as client:
         (result,) = client.predict("model", study[:1], send_dicom="identified").results
     assert result.ok
-    assert found(b"".join(wire.messages())) == SECRETS - {f"{INSTANCE_UID}"} | {INSTANCE_UID}
+    assert found(b"".join(wire.messages())) == SECRETS
