@@ -34,12 +34,12 @@ class _Loader(yaml.SafeLoader):
     """Plain data only, and no key twice: YAML's own loader would take the last in silence."""
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key, _ in node.value:
-            # A key that is no scalar, the loader itself refuses.
-            if isinstance(key, ScalarNode) and key.value in seen:
+        seen: set[str] = set()
+        # A key that is no scalar, the loader itself refuses.
+        for key in (key for key, _ in node.value if isinstance(key, ScalarNode)):
+            if key.value in seen:
                 raise ConstructorError(problem=f"key {key.value!r} twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, ScalarNode) else id(key))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -57,10 +57,10 @@ class Range(_Rule):
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
     def expected(self, unit: str) -> str:
-        """Say what is asked for: "at least 60 ms"."""
-        if self.min is None:
-            return f"at most {self.max:g}{unit}"
-        return f"at least {self.min:g}{unit}" + ("" if self.max is None else f", at most {self.max:g}{unit}")
+        """Say what is asked for: "at least 60 ms", "60 to 90 ms"."""
+        if self.max is None:
+            return f"at least {self.min:g}{unit}"
+        return f"at most {self.max:g}{unit}" if self.min is None else f"{self.min:g} to {self.max:g}{unit}"
 
 
 class Words(_Rule):
@@ -109,7 +109,7 @@ def _expected(take: str, leave: Iterable[str]) -> str:
 
 
 class SelectionRules(_Rule):
-    r"""What a series has to be to be taken; a rule that is None is not asked, and one has to be there.
+    """What a series has to be to be taken; a rule that is None is not asked, and one has to be there.
 
     `default_rules` returns those for T2-weighted MR of the pelvis; `t2w_pelvis.yaml`, from which they come, tells what
     each rule looks at. To change one: ``default_rules().model_copy(update={"slices": Range(min=3)})``.
