@@ -258,3 +258,16 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     assert (ended.returncode, "AET@HOST:PORT" in ended.stderr) == (2, True)
     ended = gateway.command("run", "--model=m")
     assert (ended.returncode, "one of --pacs and --stow" in ended.stderr) == (2, True)
+
+
+def test_rules_from_a_file_choose_the_series(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    (tmp_path / "rules.yaml").write_text("echo_time_ms: {max: 20}")
+    flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
+    with Gateway(tmp_path / "journal", *flags, f"--rules={tmp_path / 'rules.yaml'}") as gateway:
+        assert send(gateway.port, phantom_series(tmp_path, EchoTime=10, PatientID="short")) == 0
+        assert send(gateway.port, phantom_series(tmp_path, EchoTime=100, PatientID="long")) == 0
+        wait_for(lambda: gateway.status()["studies"]["done"] == 2)  # type: ignore[index]
+    assert [report.PatientID for report in reports(pacs)] == ["short"]
+    (tmp_path / "rules.yaml").write_text("echo_time: {max: 20}")
+    ended = gateway.command("run", "--model=m", *flags, f"--rules={tmp_path / 'rules.yaml'}")
+    assert (ended.returncode, "echo_time is {'max': 20}; expected one of the keys" in ended.stderr) == (2, True)

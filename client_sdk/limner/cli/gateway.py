@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from limner.cli.common import SERVER, AsJson, Server, connect, make_table, note, print_json, print_table
-from limner.imaging.selection import SelectionRules
+from limner.cli.rules import Rules, rules_of
 
 if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
@@ -51,6 +51,7 @@ def run(
     ] = None,
     associations: Annotated[int, typer.Option(min=1, help="Associations at a time.")] = 16,
     quiet_s: Annotated[float, typer.Option(min=0, help="A study is complete after so long without an instance.")] = 30,
+    rules: Rules = None,
     attempts: Annotated[int, typer.Option(min=1, help="Failures before a study is given up.")] = 5,
     keep_hours: Annotated[
         float, typer.Option(min=0, help="How long to keep the images of studies that are done.")
@@ -78,7 +79,7 @@ def run(
     logging.getLogger("limner").setLevel(logging.INFO)
     tls = _tls(tls_certificate, tls_key, tls_ca)
     listen = ListenSettings(ae_title, host, port, frozenset(peer or ()), associations, tls)
-    settings = node.GatewaySettings(model, SelectionRules(), quiet_s, attempts, keep_hours * 3600)
+    settings = node.GatewaySettings(model, rules_of(rules), quiet_s, attempts, keep_hours * 3600)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -22,7 +22,7 @@ from limner.gateway.results import prediction_report
 from limner.gateway.scoring import SeriesScore, score_study
 from limner.imaging.dicom import read_header
 from limner.imaging.files import replace_file
-from limner.imaging.selection import SelectionRules
+from limner.imaging.rules import SelectionRules
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0

@@ -7,7 +7,9 @@ from pathlib import Path
 from limner.client import Client
 from limner.errors import UnavailableError
 from limner.images import Image
-from limner.imaging.selection import Decision, SelectionRules, Series, find_series, select
+from limner.imaging.rules import SelectionRules
+from limner.imaging.selection import Decision, select
+from limner.imaging.series import Series, find_series
 from limner.types import ImageResult, ModelIdentity, SubjectResult
 
 # Codes of an image's failure that say nothing of the image.
