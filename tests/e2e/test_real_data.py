@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from limner import Client, Image, plan_import
-from limner.imaging import ModelReference, decode, heat_map_dicom
+from limner.imaging import Importance, ModelReference, decode, heat_map_dicom
 from limner.imaging.selection import SelectionRules
 from limner.types import FeatureOptions, Grid, JobState, TrainingConfig
 from tests.live import LiveServer
@@ -60,7 +60,8 @@ def test_a_phantoms_model_answers_real_slices_and_its_heat_maps_return_as_dicom(
     assert heat_map.shape == (source.Rows, source.Columns) == (384, 384)
     path = tmp_path / "heat.dcm"
     reference = ModelReference(reply.model.name, reply.model.version, reply.model.digest)
-    heat_map_dicom(path, source, heat_map, reference, result.target)
+    importance = Importance(reference, result.target, result.layers[0].layer, reply.method)
+    heat_map_dicom(path, source, heat_map, importance)
     written = pydicom.dcmread(path)
     assert written.StudyInstanceUID == source.StudyInstanceUID
     assert written.PatientID == source.PatientID

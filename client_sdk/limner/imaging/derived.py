@@ -1,0 +1,214 @@
+"""What every DICOM result has in common: patient and study of its source, what made it, and that it is no diagnosis.
+
+A result belongs to the source's patient and study to the letter, also where the source is not as the standard has it:
+a PACS files by these values. Objects themselves are built elsewhere: `export.py`, `maps.py`, `limner.gateway.results`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from re import sub
+from types import ModuleType
+from typing import TypedDict
+from warnings import catch_warnings, filterwarnings
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, TM
+
+from limner.imaging.files import replace_file
+
+MANUFACTURER = "Limner"
+CHARACTER_SET = "ISO_IR 192"
+"""UTF-8, whatever the source has: labels may be in a script that the source's own set lacks (PS3.3 C.12.1.1.2)."""
+SCHEME = "99LIMNER"
+"""Coding scheme of our own concepts."""
+
+# Of type 2 (PS3.3 C.7.1.1, C.7.2.1): to be there, perhaps empty. Some senders leave them out, highdicom insists.
+_TYPE_2 = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """The model that made a result: its name, its version and the sha256 of its artifact, in hexadecimal."""
+
+    name: str
+    version: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version} sha256 {self.digest}"
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a heat map shows: the importance of each place of `layer` for `label`, to `model`.
+
+    `method` chose the layer's channels; docs/explain.md has the formulas.
+    """
+
+    model: ModelReference
+    label: str
+    layer: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"importance for {self.label} in {self.layer}, channels by {self.method}"
+
+
+class Equipment(TypedDict):
+    """What made a result (PS3.3 C.7.5.2), as highdicom's constructors take it."""
+
+    manufacturer: str
+    manufacturer_model_name: str
+    device_serial_number: str
+    software_versions: str
+
+
+def highdicom() -> ModuleType:
+    """Return highdicom with the modules that are used here, or say which extra brings it.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When the extra `limner[gateway]` is not installed.
+    """
+    try:
+        import highdicom.pm
+        import highdicom.sc
+        import highdicom.sr
+    except ModuleNotFoundError as error:
+        message = "DICOM output needs highdicom: pip install 'limner[gateway]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
+    return highdicom
+
+
+@contextmanager
+def names_as_they_are() -> Iterator[None]:
+    """Build an object whatever the patient's name looks like: a warning would put it into a log."""
+    with catch_warnings():
+        filterwarnings("ignore", "The string .* is unlikely to represent", UserWarning)
+        yield
+
+
+def stand_in(source: Dataset) -> Dataset:
+    """Return a source as highdicom takes it.
+
+    What cannot be parsed is left out, what has to be there is added, empty, and what highdicom would refuse is emptied:
+    `finish` puts it back.
+
+    Parameters
+    ----------
+    source
+        An instance as pydicom reads it; it is not changed.
+    """
+    header = Dataset()
+    for tag in source.keys():  # noqa: SIM118  a dataset iterates over elements, and stops at the first broken one
+        with suppress(Exception):
+            header.add(source[tag])
+    for keyword in _TYPE_2:
+        header.setdefault(keyword, "")
+    for keyword in _refused(header):
+        header.add_new(keyword, header[keyword].VR, "")  # a new element: the present one is the source's
+    return header
+
+
+def finish(result: Dataset, source: Dataset, description: str, derivation: str = "") -> None:
+    """Give an object its source's patient and study to the letter, and say what it is and what made it.
+
+    Parameters
+    ----------
+    result
+        Built upon `stand_in(source)`.
+    description
+        Shown in lists of series; ', not for diagnosis' is added.
+    derivation
+        The same of an image in full, with the model.
+    """
+    for keyword in _refused(source):
+        result[keyword] = source[keyword]
+    describe(result, description, derivation)
+
+
+def describe(result: Dataset, description: str, derivation: str = "") -> None:
+    """Say what an object is and what made it, as `finish` does."""
+    result.SeriesDescription = f"{long_string(description, 44)}, not for diagnosis"
+    if derivation:
+        result.DerivationDescription = derivation[:1024]
+
+
+def equipment(model: ModelReference) -> Equipment:
+    """Return what made a result: Limner by a model, whose artifact is the device."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": long_string(model.name),
+        "device_serial_number": model.digest,
+        "software_versions": version("limner"),
+    }
+
+
+def long_string(text: str, length: int = 64) -> str:
+    """Return text as a value of VR LO or SH: within its length in bytes, without what would make two values of it.
+
+    The standard counts characters (PS3.5 6.2), much software bytes.
+    """
+    return text.replace("\\", "/").encode()[:length].decode(errors="ignore").strip()
+
+
+def series_number(header: Dataset, offset: int) -> int:
+    """Return the number of a series of results: that of a stand-in and an offset, within an IS (PS3.5 6.2)."""
+    return min(max(whole_number(header, "SeriesNumber") + offset, 1), 2**31 - 1)
+
+
+def whole_number(header: Dataset, keyword: str) -> int:
+    """Return a number of a stand-in, 0 where it has none."""
+    with suppress(TypeError, ValueError):
+        return int(header.get(keyword) or 0)
+    return 0
+
+
+def private_code(value: str, meaning: str) -> Code:
+    """Return a concept of our own, where the standard has none (PS3.16 8.2: private schemes begin with 99).
+
+    Parameters
+    ----------
+    value
+        Any text; what does not fit into 16 letters, digits and dashes (SH, PS3.5 6.2) ends in a digest of it.
+    meaning
+        What a reader sees.
+    """
+    code = sub("[^A-Z0-9]+", "-", value.upper()).strip("-")
+    if len(code) > 16 or code != value.upper().replace("_", "-").replace(" ", "-"):
+        code = f"{code[:7]}-{sha256(value.encode()).hexdigest()[:8]}"
+    return Code(code, SCHEME, long_string(meaning))
+
+
+def write_dicom(path: Path, result: Dataset, private: bool = False) -> None:
+    """Write an object as a file, as a whole; `private`: for its owner only.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written; nothing is left behind.
+    """
+    with replace_file(path, private=private) as temporary:
+        result.save_as(temporary, enforce_file_format=True)
+
+
+def _refused(header: Dataset) -> list[str]:
+    """Return what highdicom does not take although it names the patient or the study."""
+    refused = []
+    for keyword, parse in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        try:
+            parse(header.get(keyword))
+        except ValueError:
+            refused.append(keyword)
+    if header.get("PatientSex") not in (None, "", "M", "F", "O"):
+        refused.append("PatientSex")
+    return refused
