@@ -116,6 +116,6 @@ def _write_dicom(
     source = dcmread(str(image.content))
     for layer in result.layers:
         if layer.source_heat_map is not None:
-            importance = Importance(reference, result.target, layer.layer, method)
+            importance = Importance(reference, result.target, layer.layer, method, len(layer.top))
             file = path.with_name(f"{path.name}-{layer.layer}.dcm")
             heat_map_dicom(file, source, layer.source_heat_map, importance, image.frame)

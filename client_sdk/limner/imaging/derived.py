@@ -6,6 +6,7 @@ a PACS files by these values. Objects themselves are built elsewhere: `export.py
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import TypedDict
 from warnings import catch_warnings, filterwarnings
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
@@ -26,6 +28,9 @@ CHARACTER_SET = "ISO_IR 192"
 """UTF-8, whatever the source has: labels may be in a script that the source's own set lacks (PS3.3 C.12.1.1.2)."""
 SCHEME = "99LIMNER"
 """Coding scheme of our own concepts."""
+
+FUNCTIONAL_GROUPS = 0x5200
+"""Sequences of an item for each frame, in which nothing of the patient is."""
 
 # Of type 2 (PS3.3 C.7.1.1, C.7.2.1): to be there, perhaps empty. Some senders leave them out, highdicom insists.
 _TYPE_2 = (
@@ -50,16 +55,19 @@ class ModelReference:
 class Importance:
     """What a heat map shows: the importance of each place of `layer` for `label`, to `model`.
 
-    `method` chose the layer's channels; docs/explain.md has the formulas.
+    `method` chose the layer's `channels`, so many (None: as many as the server takes by itself); docs/explain.md has
+    the formulas. With the slice this says all: the same importance is the same heat map, but for last digits.
     """
 
     model: ModelReference
     label: str
     layer: str
     method: str
+    channels: int | None = None
 
     def __str__(self) -> str:
-        return f"importance for {self.label} in {self.layer}, channels by {self.method}"
+        number = "" if self.channels is None else f"{self.channels} "
+        return f"importance for {self.label} in {self.layer}, {number}channels by {self.method}"
 
 
 class Equipment(TypedDict):
@@ -111,12 +119,22 @@ def stand_in(source: Dataset) -> Dataset:
     header = Dataset()
     for tag in source.keys():  # noqa: SIM118  a dataset iterates over elements, and stops at the first broken one
         with suppress(Exception):
-            header.add(source[tag])
+            header.add(_copied(source[tag]))
     for keyword in _TYPE_2:
         header.setdefault(keyword, "")
     for keyword in _refused(header):
         header.add_new(keyword, header[keyword].VR, "")  # a new element: the present one is the source's
     return header
+
+
+def _copied(element: DataElement) -> DataElement:
+    """Return a sequence as a copy with its text decoded: what is not read would go on as bytes of the source's set."""
+    if element.VR != "SQ" or element.tag.group == FUNCTIONAL_GROUPS:
+        return element
+    for item in element.value:
+        for _ in item.iterall():
+            pass
+    return deepcopy(element)
 
 
 def finish(result: Dataset, source: Dataset, description: str, derivation: str = "") -> None:
@@ -192,11 +210,18 @@ def private_code(value: str, meaning: str) -> Code:
 def write_dicom(path: Path, result: Dataset, private: bool = False) -> None:
     """Write an object as a file, as a whole; `private`: for its owner only.
 
+    Sequences get a length (PS3.5 7.5.1), as archives write them: what comes back is what was sent, to the byte.
+
     Raises
     ------
     OSError
         When the file cannot be written; nothing is left behind.
     """
+    for element in result.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = False
+            for item in element.value:
+                item.is_undefined_length_sequence_item = False
     with replace_file(path, private=private) as temporary:
         result.save_as(temporary, enforce_file_format=True)
 

@@ -101,7 +101,7 @@ def simulated_dicom(
         See `write_png`.
     note
         What keeps the image from being an explanation, such as 'failed check 2: d 0.3, expected at least 1.0', said in
-        the caption and the description. Empty only where every gate was passed; `SimulationResult.export` knows that.
+        the caption and the descriptions. Empty only where every gate was passed; `SimulationResult.export` knows that.
 
     Raises
     ------
@@ -140,7 +140,8 @@ def simulated_dicom(
     image.PatientOrientation = ""
     made = f"Image of class {label} simulated from the weights and feature maps of {model}."
     _mark(image)
-    describe(image, f"Simulated {label}", " ".join(filter(None, (made, note, SIMULATED_MARK))))
+    title = f"No explanation: simulated {label}" if note else f"Simulated {label}"
+    describe(image, title, " ".join(filter(None, (made, note, SIMULATED_MARK))))
     write_dicom(path, image)
 
 
@@ -177,7 +178,8 @@ def heat_map_capture(
 ) -> Dataset:
     """Return a heat map over its source slice as Secondary Capture in colour, in the source's study.
 
-    Those of one source series and importance share a series; the same content has the same SOPInstanceUID.
+    Those of one source series and importance share a series. The same question has the same SOPInstanceUID: it follows
+    from the source, the frame and the importance.
 
     Parameters
     ----------
@@ -203,7 +205,7 @@ def heat_map_capture(
     caption = f"0 to 1: {importance}\n{model.name} version {model.version}\n{HEAT_MAP_MARK}"
     picture, factor = with_legend(Image.fromarray(overlay(grey(image.pixels), heat_map)), caption)
     identity = [str(source.SeriesInstanceUID), str(model), str(importance)]
-    of_instance = [str(source.SOPInstanceUID), str(frame), _digest(np.asarray(picture))]
+    of_instance = [str(source.SOPInstanceUID), str(frame), "picture"]
     header = stand_in(source)
     with names_as_they_are():
         captured: Dataset = highdicom().sc.SCImage.from_ref_dataset(
@@ -212,7 +214,7 @@ def heat_map_capture(
             photometric_interpretation="RGB",
             bits_allocated=8,
             coordinate_system="PATIENT",
-            patient_orientation=_directions(image.orientation or (1, 0, 0, 0, 1, 0)),
+            patient_orientation=("L", "P"),  # for now: highdicom knows no oblique ones
             series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
             sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
             series_number=series_number(header, _SERIES_OFFSET),
@@ -224,8 +226,7 @@ def heat_map_capture(
         )
     # Beyond what makes a patient and a study: age, weight, description.
     captured.copy_patient_and_study_information(header)
-    if image.orientation is None:
-        captured.PatientOrientation = ""
+    captured.PatientOrientation = _directions(image.orientation)
     captured.SourceImageSequence = [_reference(source, frame)]
     made = f"Heat map of the {importance}, over its source image, by {model}. {HEAT_MAP_MARK}"
     _mark(captured)
@@ -237,14 +238,19 @@ def _digest(pixels: NDArray[np.generic]) -> str:
     return sha256(pixels.tobytes()).hexdigest()
 
 
-def _directions(cosines: tuple[float, ...]) -> tuple[str, str]:
-    """Return where the rows and the columns run, to the nearest of the patient's axes (PS3.3 C.7.6.1.1.1)."""
+def _directions(cosines: tuple[float, ...] | None) -> list[str] | str:
+    """Return where the rows and the columns run, in letters of the patient's axes, the nearest first.
 
-    def nearest(vector: tuple[float, ...]) -> str:
-        axis = int(np.abs(vector).argmax())
-        return (("L", "R"), ("P", "A"), ("H", "F"))[axis][vector[axis] < 0]
+    None where that is not known (PS3.3 C.7.6.1.1.1). Less than 6° from a plane has no letter.
+    """
+    if cosines is None:
+        return ""
 
-    return nearest(cosines[:3]), nearest(cosines[3:])
+    def letters(vector: tuple[float, ...]) -> str:
+        parts = sorted(zip(vector, ("LR", "PA", "HF"), strict=True), key=lambda part: -abs(part[0]))
+        return "".join(ends[part < 0] for part, ends in parts if abs(part) > 0.1)
+
+    return [letters(cosines[:3]), letters(cosines[3:])]
 
 
 def _reference(source: Dataset, frame: int) -> Dataset:

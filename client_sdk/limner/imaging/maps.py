@@ -68,7 +68,7 @@ def parametric_maps(slices: Sequence[MappedSlice], importance: Importance) -> tu
 
     Slices share an object when they have the same size, spacing, orientation and frame of reference, lie at different
     positions, and, of multi-frame sources, are of the same instance. The same question has the same SOPInstanceUID: it
-    follows from the sources, the model, the label, the layer and the method.
+    follows from the sources and the importance.
 
     Parameters
     ----------
