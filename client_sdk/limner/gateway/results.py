@@ -14,6 +14,7 @@ from limner.client import Client
 from limner.gateway.kinds import Kind
 from limner.gateway.scoring import ExplainedSeries, SeriesScore, explain_series
 from limner.gateway.structured_report import prediction_report
+from limner.imaging.derived import check_source
 from limner.imaging.dicom import decode, read_header
 from limner.imaging.errors import ImageError
 from limner.imaging.export import heat_map_capture
@@ -64,9 +65,10 @@ def series_results(client: Client, score: SeriesScore, kinds: Collection[Kind]) 
     LimnerError
         A call failed.
     """
-    paths = {part.instance_uid: part.path for part, _ in score.scored}
-    headers = {uid: read_header(path) for uid, path in paths.items()}
     results = SeriesResults(score.series.description)
+    headers = _headers(score, results)
+    if not headers:
+        return results
     if Kind.HEAT_MAP in kinds or Kind.PICTURE in kinds:
         explained = explain_series(client, score)
         for reason in explained.failed:
@@ -81,16 +83,32 @@ def series_results(client: Client, score: SeriesScore, kinds: Collection[Kind]) 
     return results
 
 
+def _headers(score: SeriesScore, results: SeriesResults) -> dict[str, Dataset]:
+    """Read the sources of what was scored, each once, by SOPInstanceUID."""
+    headers = {}
+    for uid, path in {part.instance_uid: part.path for part, _ in score.scored}.items():
+        with results.optional(f"reference to instance {uid}"):
+            header = read_header(path)
+            check_source(header)
+            headers[uid] = header
+    return headers
+
+
 def _add_maps(explained: ExplainedSeries, headers: Mapping[str, Dataset], results: SeriesResults) -> None:
-    slices = [MappedSlice(headers[one.part.instance_uid], one.part.frame, one.values) for one in explained.maps]
+    slices = [
+        MappedSlice(headers[one.part.instance_uid], one.part.frame, one.values)
+        for one in explained.maps
+        if one.part.instance_uid in headers
+    ]
     with results.optional("heat map"):
         results.objects += parametric_maps(slices, explained.importance)
 
 
 def _add_pictures(explained: ExplainedSeries, headers: Mapping[str, Dataset], results: SeriesResults) -> None:
-    for one in sorted(explained.maps, key=lambda one: -one.probability)[:PICTURES]:
+    known = [one for one in explained.maps if one.part.instance_uid in headers]
+    for one in sorted(known, key=lambda one: -one.probability)[:PICTURES]:
         with results.optional("picture"):
-            image = decode(one.part.path, one.part.frame)
-            header = headers[one.part.instance_uid]
-            picture = heat_map_capture(header, image, one.values, explained.importance, one.part.frame)
+            part, header = one.part, headers[one.part.instance_uid]
+            image = decode(part.path, part.frame)
+            picture = heat_map_capture(header, image, one.values, explained.importance, part.frame)
             results.objects.append(picture)

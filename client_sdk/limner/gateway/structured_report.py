@@ -85,7 +85,13 @@ def prediction_report(
         One measurement group: the label chosen, the probability of each, how many slices it rests on, how far they lie
         from the training cohort, and the algorithm with version, digest, calibration and threshold. Not verified, and
         marked as research.
+
+    Raises
+    ------
+    ImageError
+        When a source lacks what a reference needs.
     """
+    evidence = [stand_in(source) for source in sources.values()]
     prediction = score.subject.prediction
     assert prediction is not None  # noqa: S101 - a score has a slice that was decoded
     parameters = _parameters(score, card)
@@ -119,7 +125,6 @@ def prediction_report(
     )
     comment = TextContentItem(codes.DCM.Comment, MARK, RelationshipTypeValues.CONTAINS)
     content[0].ContentSequence.insert(-1, comment)  # before the measurements, to be read first
-    evidence = [stand_in(source) for source in sources.values()]
     with names_as_they_are():
         report = Comprehensive3DSR(
             evidence=[*evidence, *explanations],
@@ -139,13 +144,12 @@ def prediction_report(
 def _measurements(score: SeriesScore, prediction: Prediction) -> Iterator[Measurement]:
     for label, value in zip(score.labels, prediction.probabilities, strict=True):
         yield _probability(label, value)
-    counts = {
-        "Slices scored": score.subject.images,
-        "Slices that could not be scored": score.subject.failed,
-        "Slices far from the training cohort": score.subject.far,
-    }
-    for meaning, count in counts.items():
-        yield Measurement(private_code(meaning, meaning), count, codes.UCUM.NoUnits)
+    for code, meaning, count in (
+        ("SLICES", "Slices scored", score.subject.images),
+        ("SLICES-FAILED", "Slices that could not be scored", score.subject.failed),
+        ("SLICES-FAR", "Slices far from the training cohort", score.subject.far),
+    ):
+        yield Measurement(private_code(code, meaning), count, codes.UCUM.NoUnits)
     percentiles = [
         one.prediction.distance.percentile for _, one in score.scored if one.prediction and one.prediction.distance
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from re import sub
+from re import fullmatch, sub
 from types import ModuleType
 from typing import TypedDict
 from warnings import catch_warnings, filterwarnings
@@ -19,9 +19,12 @@ from warnings import catch_warnings, filterwarnings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 from pydicom.valuerep import DA, TM
 
+from limner.imaging.errors import ImageError
 from limner.imaging.files import replace_file
+from limner.imaging.headers import as_image_errors
 
 MANUFACTURER = "Limner"
 CHARACTER_SET = "ISO_IR 192"
@@ -29,7 +32,9 @@ CHARACTER_SET = "ISO_IR 192"
 SCHEME = "99LIMNER"
 """Coding scheme of our own concepts."""
 
-FUNCTIONAL_GROUPS = 0x5200
+_CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+_DISPUTED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+_FUNCTIONAL_GROUPS = 0x5200
 """Sequences of an item for each frame, in which nothing of the patient is."""
 
 # Of type 2 (PS3.3 C.7.1.1, C.7.2.1): to be there, perhaps empty. Some senders leave them out, highdicom insists.
@@ -115,21 +120,45 @@ def stand_in(source: Dataset) -> Dataset:
     ----------
     source
         An instance as pydicom reads it; it is not changed.
+
+    Raises
+    ------
+    ImageError
+        See `check_source`.
     """
+    check_source(source)
     header = Dataset()
     for tag in source.keys():  # noqa: SIM118  a dataset iterates over elements, and stops at the first broken one
         with suppress(Exception):
             header.add(_copied(source[tag]))
     for keyword in _TYPE_2:
         header.setdefault(keyword, "")
-    for keyword in _refused(header):
-        header.add_new(keyword, header[keyword].VR, "")  # a new element: the present one is the source's
+    for keyword in _DISPUTED:
+        if _is_refused(header, keyword):
+            header.add_new(keyword, header[keyword].VR, "")  # a new element: the present one is the source's
     return header
+
+
+@as_image_errors
+def check_source(source: Dataset) -> None:
+    """Check what every result refers to.
+
+    Raises
+    ------
+    ImageError
+        When a UID is missing, or the instance is of no MR image class.
+    """
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        if not isinstance(uid := source.get(keyword), str) or not uid:
+            raise ImageError(keyword, uid or "missing", "one UID")
+    if source.get("SOPClassUID") not in _CLASSES:
+        expected = "MR Image Storage or Enhanced MR Image Storage"
+        raise ImageError("SOPClassUID", source.get("SOPClassUID") or "missing", expected)
 
 
 def _copied(element: DataElement) -> DataElement:
     """Return a sequence as a copy with its text decoded: what is not read would go on as bytes of the source's set."""
-    if element.VR != "SQ" or element.tag.group == FUNCTIONAL_GROUPS:
+    if element.VR != "SQ" or element.tag.group == _FUNCTIONAL_GROUPS:
         return element
     for item in element.value:
         for _ in item.iterall():
@@ -149,9 +178,17 @@ def finish(result: Dataset, source: Dataset, description: str, derivation: str =
     derivation
         The same of an image in full, with the model.
     """
-    for keyword in _refused(source):
-        result[keyword] = source[keyword]
+    for keyword in _DISPUTED:
+        with suppress(Exception):  # what cannot be parsed is left out
+            if _is_refused(source, keyword):
+                result[keyword] = source[keyword]
     describe(result, description, derivation)
+    # Sequences get a length (PS3.5 7.5.1), as archives write them: what one returns is then what it got, to the byte.
+    for element in result.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = False
+            for item in element.value:
+                item.is_undefined_length_sequence_item = False
 
 
 def describe(result: Dataset, description: str, derivation: str = "") -> None:
@@ -197,12 +234,12 @@ def private_code(value: str, meaning: str) -> Code:
     Parameters
     ----------
     value
-        Any text; what does not fit into 16 letters, digits and dashes (SH, PS3.5 6.2) ends in a digest of it.
+        Any text; what is more than 16 letters and digits (SH, PS3.5 6.2) is shortened and ends in a digest.
     meaning
         What a reader sees.
     """
-    code = sub("[^A-Z0-9]+", "-", value.upper()).strip("-")
-    if len(code) > 16 or code != value.upper().replace("_", "-").replace(" ", "-"):
+    code = sub("[^A-Z0-9]", "-", value.upper())
+    if not fullmatch("[A-Za-z0-9 _-]{1,16}", value):
         code = f"{code[:7]}-{sha256(value.encode()).hexdigest()[:8]}"
     return Code(code, SCHEME, long_string(meaning))
 
@@ -210,30 +247,22 @@ def private_code(value: str, meaning: str) -> Code:
 def write_dicom(path: Path, result: Dataset, private: bool = False) -> None:
     """Write an object as a file, as a whole; `private`: for its owner only.
 
-    Sequences get a length (PS3.5 7.5.1), as archives write them: what comes back is what was sent, to the byte.
-
     Raises
     ------
     OSError
         When the file cannot be written; nothing is left behind.
     """
-    for element in result.iterall():
-        if element.VR == "SQ":
-            element.is_undefined_length = False
-            for item in element.value:
-                item.is_undefined_length_sequence_item = False
     with replace_file(path, private=private) as temporary:
         result.save_as(temporary, enforce_file_format=True)
 
 
-def _refused(header: Dataset) -> list[str]:
-    """Return what highdicom does not take although it names the patient or the study."""
-    refused = []
-    for keyword, parse in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
-        try:
-            parse(header.get(keyword))
-        except ValueError:
-            refused.append(keyword)
-    if header.get("PatientSex") not in (None, "", "M", "F", "O"):
-        refused.append("PatientSex")
-    return refused
+def _is_refused(header: Dataset, keyword: str) -> bool:
+    """Whether highdicom refuses a value of the patient or the study."""
+    value = header.get(keyword)
+    if keyword == "PatientSex":
+        return value not in (None, "", "M", "F", "O")
+    try:
+        (TM if keyword == "StudyTime" else DA)(value)
+    except ValueError:
+        return True
+    return False

@@ -201,12 +201,11 @@ def heat_map_capture(
     ModuleNotFoundError
         When the extra `limner[gateway]` is not installed.
     """
-    model = importance.model
+    header, model = stand_in(source), importance.model
     caption = f"0 to 1: {importance}\n{model.name} version {model.version}\n{HEAT_MAP_MARK}"
     picture, factor = with_legend(Image.fromarray(overlay(grey(image.pixels), heat_map)), caption)
     identity = [str(source.SeriesInstanceUID), str(model), str(importance)]
     of_instance = [str(source.SOPInstanceUID), str(frame), "picture"]
-    header = stand_in(source)
     with names_as_they_are():
         captured: Dataset = highdicom().sc.SCImage.from_ref_dataset(
             header,

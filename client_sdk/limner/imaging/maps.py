@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from limner.imaging.derived import (
     CHARACTER_SET,
     Importance,
+    check_source,
     equipment,
     finish,
     highdicom,
@@ -93,6 +94,7 @@ def parametric_maps(slices: Sequence[MappedSlice], importance: Importance) -> tu
     groups: dict[tuple[object, ...], list[MappedSlice]] = {}
     seen: Counter[tuple[object, ...]] = Counter()
     for one in slices:
+        check_source(one.source)
         raster = _raster(one)
         place = (*raster, _along(one))
         # A place may come again, with another echo or at another time.
