@@ -8,7 +8,7 @@ import pytest
 
 from limner import Client, Image, plan_import
 from limner.images import SendDicom
-from limner.imaging import ModelReference, Range, decode, default_rules, heat_map_dicom
+from limner.imaging import Importance, ModelReference, Range, decode, default_rules, heat_map_dicom
 from limner.types import FeatureOptions, Grid, JobState, TrainingConfig
 from tests.live import LiveServer
 
@@ -61,7 +61,8 @@ def test_a_phantoms_model_answers_real_slices_and_its_heat_maps_return_as_dicom(
     assert heat_map.shape == (source.Rows, source.Columns) == (384, 384)
     path = tmp_path / "heat.dcm"
     reference = ModelReference(reply.model.name, reply.model.version, reply.model.digest)
-    heat_map_dicom(path, source, heat_map, reference, result.target)
+    importance = Importance(reference, result.target, result.layers[0].layer, reply.method)
+    heat_map_dicom(path, source, heat_map, importance)
     written = pydicom.dcmread(path)
     assert written.StudyInstanceUID == source.StudyInstanceUID
     assert written.PatientID == source.PatientID

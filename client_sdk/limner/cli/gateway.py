@@ -13,6 +13,7 @@ from rich.text import Text
 
 from limner.cli.common import SERVER, AsJson, Server, connect, make_table, note, print_json, print_table
 from limner.cli.rules import Rules, rules_of
+from limner.gateway.kinds import DEFAULT, Kind
 
 if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
@@ -43,6 +44,13 @@ def run(
             help="Send reports there by STOW-RS; credentials: LIMNER_STOW_TOKEN, or LIMNER_STOW_USER and …_PASSWORD.",
         ),
     ] = "",
+    send: Annotated[
+        list[Kind] | None,
+        typer.Option(
+            help="What goes back for a series; again for another. heat-map: a parametric map; picture: it over slices. "
+            "Default: report."
+        ),
+    ] = None,
     ae_title: Annotated[str, typer.Option("--aet", help="AE title of this node.")] = "LIMNER",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - a modality is elsewhere
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one and prints it.")] = 11112,
@@ -79,7 +87,9 @@ def run(
     logging.getLogger("limner").setLevel(logging.INFO)
     tls = _tls(tls_certificate, tls_key, tls_ca)
     listen = ListenSettings(ae_title, host, port, frozenset(peer or ()), associations, tls)
-    settings = node.GatewaySettings(model, rules_of(rules), quiet_s, attempts, keep_hours * 3600)
+    settings = node.GatewaySettings(
+        model, rules_of(rules), quiet_s, attempts, keep_hours * 3600, send=tuple(send or DEFAULT)
+    )
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

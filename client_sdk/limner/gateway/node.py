@@ -7,21 +7,18 @@ study itself is given up after `attempts`. A server or a PACS that is away is wa
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-from pydicom.dataset import Dataset
 
 from limner.client import Client
 from limner.errors import LimnerError, UnavailableError
 from limner.gateway.destinations import Destination, DestinationError, UnreachableError
 from limner.gateway.journal import Journal, State, Study
+from limner.gateway.kinds import DEFAULT, Kind
 from limner.gateway.receiver import ListenSettings, Receiver
-from limner.gateway.results import prediction_report
-from limner.gateway.scoring import SeriesScore, score_study
-from limner.imaging.dicom import read_header
-from limner.imaging.files import replace_file
+from limner.gateway.results import series_results
+from limner.gateway.scoring import score_study
+from limner.imaging.derived import write_dicom
 from limner.imaging.rules import SelectionRules
 
 FIRST_PAUSE_S = 1.0
@@ -49,6 +46,8 @@ class GatewaySettings:
         How long the instances of a study that is done are kept, for instances that come late.
     poll_s
         Pause between two looks into the journal.
+    send
+        The kinds of results that go back to the PACS.
     """
 
     model: str
@@ -57,6 +56,7 @@ class GatewaySettings:
     attempts: int = 5
     keep_s: float = 86400.0
     poll_s: float = 0.5
+    send: tuple[Kind, ...] = DEFAULT
 
 
 class Worker:
@@ -104,17 +104,15 @@ class Worker:
         score = score_study(
             self._client, self._settings.model, self._journal.study_folder(study.uid), self._settings.rules
         )
-        results = [self._report(series) for series in score.series]
-        if self._journal.keep_results(study, results, score.dead, "; ".join(score.left_out)):
-            _log.info("scored a study: %d series, %d dead instances", len(results), len(score.dead))
-
-    def _report(self, score: SeriesScore) -> str:
-        """Write the report of a series; return its SOPInstanceUID."""
-        card = self._client.model(f"{score.model.name}:{score.model.version}").card
-        report = prediction_report(score, _sources(score), card)
-        with replace_file(self._journal.result_file(report.SOPInstanceUID), private=True) as temporary:
-            report.save_as(temporary, enforce_file_format=True)
-        return str(report.SOPInstanceUID)
+        kept, missing = [], list(score.left_out)
+        for series in score.series:
+            results = series_results(self._client, series, self._settings.send)
+            for result in results.objects:
+                write_dicom(self._journal.result_file(result.SOPInstanceUID), result, private=True)
+                kept.append(str(result.SOPInstanceUID))
+            missing += results.missing
+        if self._journal.keep_results(study, kept, score.dead, "; ".join(missing)):
+            _log.info("scored a study: %d series, %d dead instances", len(score.series), len(score.dead))
 
     def _send(self, study: Study) -> None:
         """Send what is not sent yet."""
@@ -167,11 +165,3 @@ def run(
     finally:
         receiver.close()
         worker.close()
-
-
-def _sources(score: SeriesScore) -> Sequence[Dataset]:
-    """Read the headers of the instances that were scored, each once."""
-    scored = dict.fromkeys(
-        part.path for part, result in zip(score.series.slices, score.results, strict=True) if result.ok
-    )
-    return [read_header(Path(path)) for path in scored]
