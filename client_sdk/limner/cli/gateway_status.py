@@ -55,7 +55,7 @@ def status(
                 "studies": counts,
                 "instances": totals.instances,
                 "results": {"sent": totals.sent, "unsent": totals.unsent},
-                "oldest_s": time.time() - min((study.received for study in studies), default=time.time()),
+                "oldest_s": max((time.time() - study.received for study in studies), default=0.0),
                 "dead": [_study_fields(study) for study in given_up],
                 "waiting": [_study_fields(study) for study in waiting],
                 "dead_instances": [_instance_fields(one) for one in dead],

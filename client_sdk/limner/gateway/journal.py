@@ -258,11 +258,13 @@ class Journal:
         """Return the SOPInstanceUIDs of the results that are not sent yet."""
         return [uid for uid, sent in self.results(study).items() if sent is None]
 
-    def mark_sent(self, uid: str) -> None:
-        """Note that a result has arrived, and remove its file."""
+    def mark_sent(self, uids: Collection[str]) -> None:
+        """Note that results have arrived, and remove their files."""
+        now = time.time()
         with self._database.transaction() as connection:
-            connection.execute("UPDATE results SET sent = ? WHERE uid = ?", (time.time(), uid))
-        self.result_file(uid).unlink(missing_ok=True)
+            connection.executemany("UPDATE results SET sent = ? WHERE uid = ?", [(now, uid) for uid in uids])
+        for uid in uids:
+            self.result_file(uid).unlink(missing_ok=True)
 
     def finish(self, study: Study) -> None:
         """Note that a study is done, unless another instance came meanwhile."""

@@ -170,11 +170,13 @@ class Sending:
 
     def take(self, study: Study) -> None:
         """Send what is not sent yet."""
-        for uid in self.journal.unsent(study):
-            self.destination.store([self.journal.result_file(uid)])
-            self.journal.mark_sent(uid)
+        files = {uid: self.journal.result_file(uid) for uid in self.journal.unsent(study)}
+        refused = self.destination.store(list(files.values())) if files else {}
+        self.journal.mark_sent([uid for uid, file in files.items() if file not in refused])
+        if refused:
+            raise DestinationError("; ".join(sorted(set(refused.values()))))
         self.journal.finish(study)
-        _log.info("study %d is done", study.number)
+        _log.info("study %d is done: %d results sent", study.number, len(files))
 
 
 def run(

@@ -7,10 +7,11 @@ and named then.
 import errno
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from socket import socket
+from socket import SHUT_RD, socket
 from ssl import PROTOCOL_TLS_SERVER, SSLContext, SSLSocket, TLSVersion, VerifyMode, create_default_context
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
     StorageCommitmentPushModel,
@@ -52,8 +54,6 @@ _config.LOG_HANDLER_LEVEL = "none"
 
 PDU_BYTES = 131072
 """Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
-IDLE_S = 60.0
-"""A peer that says nothing for so long is gone."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (
@@ -121,6 +121,8 @@ class ListenSettings:
         Who may send, and how much.
     tls
         None: in the clear.
+    idle_s
+        A peer that says nothing for so long is taken to be gone.
     """
 
     ae_title: str = "LIMNER"
@@ -128,6 +130,7 @@ class ListenSettings:
     port: int = 11112
     limits: Limits = field(default_factory=Limits)
     tls: Tls | None = None
+    idle_s: float = 60.0
 
 
 class Keeper(Protocol):
@@ -175,12 +178,12 @@ class Receiver:
         node.require_called_aet = True
         node.maximum_associations = settings.limits.associations
         node.maximum_pdu_size = PDU_BYTES
-        node.network_timeout = IDLE_S
+        node.network_timeout = node.acse_timeout = settings.idle_s
         node.add_supported_context(Verification)
         for storage_class in STORED_CLASSES:
             node.add_supported_context(storage_class, transfer_syntaxes())
         handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, _limit_silence),
+            (evt.EVT_CONN_OPEN, self._limit_silence),
             (evt.EVT_REQUESTED, self._doorkeeper.admit),
             (evt.EVT_REJECTED, _log_rejection),
             (evt.EVT_PDU_RECV, self._doorkeeper.weigh),
@@ -189,12 +192,13 @@ class Receiver:
         if commitment:
             node.add_supported_context(StorageCommitmentPushModel)
             handlers.append((evt.EVT_N_ACTION, commitment))
-        server = node.start_server(
-            (settings.host, settings.port),
-            block=False,
-            ssl_context=settings.tls.server_context() if settings.tls else None,
-            evt_handlers=handlers,
-        )
+        tls = settings.tls.server_context() if settings.tls else None
+        try:
+            server = node.start_server(
+                (settings.host, settings.port), block=False, ssl_context=tls, evt_handlers=handlers
+            )
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 - it does not block
         self._node = node
         self._port = int(server.server_address[1])
@@ -206,7 +210,16 @@ class Receiver:
 
     def close(self) -> None:
         """End every association and close the port; a sender knows by the missing answer what it has to send again."""
+        for association in self._node.active_associations:
+            if connection := _connection(association):
+                with suppress(OSError):
+                    connection.shutdown(SHUT_RD)  # a thread in the middle of reading would be waited for
         self._node.shutdown()
+
+    def _limit_silence(self, event: evt.Event) -> None:
+        """Have reading end where a peer stops in the middle of a PDU, or of the handshake (EVT_CONN_OPEN)."""
+        if connection := _connection(event.assoc):
+            connection.settimeout(self._settings.idle_s)
 
     def _store(self, event: evt.Event) -> Dataset | int:
         if self._doorkeeper.was_too_large(event.assoc):
@@ -254,11 +267,9 @@ def _refusal(status: int, peer: str, reason: str) -> Dataset:
     return answer
 
 
-def _limit_silence(event: evt.Event) -> None:
-    """Have reading end where a peer stops in the middle of a PDU, or of the handshake (EVT_CONN_OPEN)."""
-    transport = event.assoc.dul.socket
-    if transport and transport.socket:
-        transport.socket.settimeout(IDLE_S)
+def _connection(association: Association) -> socket | None:
+    transport = association.dul.socket
+    return transport.socket if transport else None
 
 
 def _log_rejection(event: evt.Event) -> None:
