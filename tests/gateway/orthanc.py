@@ -27,9 +27,11 @@ class Orthanc:
     ----------
     folder
         Of its storage; made where it is missing.
+    settings
+        Further ones of its configuration.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dicom_port, self.http_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
@@ -49,6 +51,7 @@ class Orthanc:
                     "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
                     "DicomAlwaysAllowEcho": True,
                     "DicomAlwaysAllowStore": True,
+                    **settings,
                 }
             )
         )

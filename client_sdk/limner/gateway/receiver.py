@@ -201,20 +201,24 @@ class Receiver:
             raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 - it does not block
         self._node = node
-        self._port = int(server.server_address[1])
+        self._server = server
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return self._port
+        return int(self._server.server_address[1])
 
     def close(self) -> None:
         """End every association and close the port; a sender knows by the missing answer what it has to send again."""
+        self._server.shutdown()
         for association in self._node.active_associations:
             if connection := _connection(association):
                 with suppress(OSError):
                     connection.shutdown(SHUT_RD)  # a thread in the middle of reading would be waited for
-        self._node.shutdown()
+            if association.is_established:
+                association.abort()
+            else:
+                association.kill()
 
     def _limit_silence(self, event: evt.Event) -> None:
         """Have reading end where a peer stops in the middle of a PDU, or of the handshake (EVT_CONN_OPEN)."""
