@@ -84,6 +84,15 @@ class Orthanc:
         self._process.kill()
         self._process.wait(timeout=10)
 
+    @property
+    def version(self) -> str:
+        """Its version, while it runs."""
+        return str(self._get("system").json()["Version"])
+
+    def count(self) -> int:
+        """Number of its instances."""
+        return int(self._get("statistics").json()["CountInstances"])
+
     def instances(self, **query: str) -> list[dict[str, object]]:
         """The tags of every instance that has these."""
         answer = requests.post(
@@ -97,6 +106,9 @@ class Orthanc:
 
     def file(self, instance: str) -> bytes:
         """The content of an instance, by Orthanc's own id of it."""
-        answer = requests.get(f"{self.url}/instances/{instance}/file", timeout=30)
+        return self._get(f"instances/{instance}/file").content
+
+    def _get(self, path: str) -> requests.Response:
+        answer = requests.get(f"{self.url}/{path}", timeout=30)
         answer.raise_for_status()
-        return answer.content
+        return answer

@@ -139,4 +139,5 @@ def storescu(
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=120,
     )

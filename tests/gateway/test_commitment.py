@@ -1,6 +1,5 @@
 """Storage commitment, asked for by pynetdicom on one association, and by Orthanc, which is told on another."""
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,8 @@ from limner.gateway.journal import Journal
 from limner.gateway.limits import Peer
 from limner.gateway.receiver import ListenSettings, Receiver
 from limner.gateway.records import State
-from tests.gateway.orthanc import PLUGIN, PROGRAM, Orthanc
+from tests.gateway.orthanc import Orthanc
+from tests.gateway.real import needs_real
 from tests.gateway.waiting import wait_for
 from tests.imaging.builders import mr_instance
 
@@ -165,9 +165,7 @@ def test_a_report_waits_for_a_peer_that_has_gone(node: Node, journal: Journal) -
     assert journal.next_due(State.OPEN, LONG_S)
 
 
-@pytest.mark.skipif(
-    not (PROGRAM and PLUGIN.exists()) and not os.environ.get("CI"), reason="needs Debian's orthanc and orthanc-dicomweb"
-)
+@needs_real
 def test_orthanc_is_told_on_an_association_of_ours(journal: Journal, tmp_path: Path) -> None:
     with Orthanc(tmp_path / "orthanc") as pacs:
         node = Node(journal, [Peer("ORTHANC", "127.0.0.1", pacs.dicom_port)])

@@ -1,7 +1,6 @@
 """A modality, the gateway, a server and a PACS, all of them real: nothing is lost, nothing is sent twice."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -15,17 +14,15 @@ from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
 from benchmarks.models import publish_untrained
 from limner import Client
-from tests.gateway.orthanc import PLUGIN, PROGRAM, Orthanc
-from tests.gateway.processes import STORESCU, Gateway, send
+from tests.gateway.orthanc import Orthanc
+from tests.gateway.processes import Gateway, send
+from tests.gateway.real import needs_real
 from tests.gateway.waiting import wait_for
 from tests.imaging.builders import mr_instance
 from tests.imaging.conformance import assert_valid_dicom
 from tests.live import LiveServer
 
-REAL = PROGRAM and PLUGIN.exists() and STORESCU
-pytestmark = pytest.mark.skipif(
-    not REAL and not os.environ.get("CI"), reason="needs Debian's orthanc, orthanc-dicomweb and dcmtk"
-)
+pytestmark = needs_real
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """DICOM over TLS against other programs: dcmtk's storescu sends, Orthanc receives; certificates are made here."""
 
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,15 +12,12 @@ from pydicom.uid import generate_uid
 from limner.gateway.destinations import Pacs, UnreachableError
 from limner.gateway.journal import Journal
 from limner.gateway.receiver import ListenSettings, Receiver, Tls
-from tests.gateway.orthanc import PLUGIN, PROGRAM, Orthanc
-from tests.gateway.processes import STORESCU, send
+from tests.gateway.orthanc import Orthanc
+from tests.gateway.processes import send
+from tests.gateway.real import OPENSSL, needs_real
 from tests.imaging.builders import mr_instance
 
-OPENSSL = shutil.which("openssl")
-pytestmark = pytest.mark.skipif(
-    not (PROGRAM and PLUGIN.exists() and STORESCU and OPENSSL) and not os.environ.get("CI"),
-    reason="needs Debian's orthanc, orthanc-dicomweb, dcmtk and openssl",
-)
+pytestmark = needs_real
 
 
 class Authority:

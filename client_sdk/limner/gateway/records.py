@@ -101,6 +101,11 @@ class Totals:
     sent: int
     unsent: int
 
+    @property
+    def results(self) -> int:
+        """All of them."""
+        return self.sent + self.unsent
+
 
 @dataclass(frozen=True)
 class Commitment:
