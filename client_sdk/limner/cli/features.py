@@ -23,10 +23,11 @@ from limner.cli.common import (
     progress_bar,
 )
 from limner.cli.predict import Paths, SendDicom, finish, report_others
-from limner.cli.sources import each_frame, find_files
+from limner.image_files import each_frame, find_files
 from limner.images import Image, load
 from limner.imaging import ModelReference, Slice, heat_map_dicom
 from limner.imaging.files import file_name, replace_file
+from limner.imaging.nifti import is_nifti
 from limner.imaging.pictures import grey, overlay
 from limner.types import FeatureOptions, ImageFeatures, ImportanceMethod, ModelIdentity
 
@@ -61,6 +62,8 @@ def features(
         raise typer.BadParameter("needs --out", param_hint="--dicom")
     files, others = find_files(paths)
     report_others(others)
+    if dicom and any(map(is_nifti, files)):
+        raise typer.BadParameter("not with NIfTI, which is of no DICOM study", param_hint="--dicom")
     images = {image.id or str(image.content): image for image in each_frame(files)}
     options = FeatureOptions(
         layers=tuple(layer or ("layer4",)), method=method, target=target, top_k=top_k, heat_maps=folder is not None
@@ -110,4 +113,4 @@ def _write(folder: Path, number: str, image: Image, result: ImageFeatures, model
 
 def _write_dicom(path: Path, image: Image, heat_map: NDArray[np.float32], target: str, model: ModelIdentity) -> None:
     reference = ModelReference(model.name, model.version, model.digest)
-    heat_map_dicom(path, dcmread(str(image.content)), heat_map, reference, target, image.frame)
+    heat_map_dicom(path, dcmread(str(image.content)), heat_map, reference, target, image.frame or 0)

@@ -1,4 +1,4 @@
-"""`limner predict`: score DICOM with a model."""
+"""`limner predict`: score slices with a model."""
 
 import csv
 import sys
@@ -23,11 +23,11 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
-from limner.cli.sources import each_frame, find_files
+from limner.image_files import each_frame, find_files
 from limner.streams import ResultStream
 from limner.types import ImageResult, ItemResult, Prediction
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files of DICOM or NIfTI, or folders of them.")]
 SendDicom = Annotated[bool, typer.Option("--send-dicom", help="Send whole files, identifying attributes included.")]
 
 

@@ -1,9 +1,9 @@
-"""Images named on the command line: files and folders of DICOM, every frame of them, with the subject from the header.
+"""Images in files: every frame of DICOM, with its subject from the header, and every slice of NIfTI volumes.
 
 Ids are paths and subjects are PatientIDs; neither leaves this machine (`limner.images`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydicom.misc import is_dicom
@@ -12,10 +12,11 @@ from limner.images import Image
 from limner.imaging import read_header
 from limner.imaging.errors import ImageError
 from limner.imaging.headers import frame_count
+from limner.imaging.nifti import is_nifti, slice_count
 
 
 def find_files(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the files named, and those of the folders named that are DICOM; then the others of the folders."""
+    """Return the files named, and those of the folders named that hold images; then the others of the folders."""
     files: list[Path] = []
     others: list[Path] = []
     for path in paths:
@@ -23,19 +24,30 @@ def find_files(paths: list[Path]) -> tuple[list[Path], list[Path]]:
             files.append(path)
             continue
         for child in sorted(child for child in path.rglob("*") if child.is_file()):
-            (files if is_dicom(child) else others).append(child)
+            (files if holds_images(child) else others).append(child)
     return files, others
 
 
-def each_frame(files: list[Path]) -> Iterator[Image]:
+def holds_images(path: Path) -> bool:
+    """Whether a file is DICOM by its content, or NIfTI by its name."""
+    return is_nifti(path) or is_dicom(path)
+
+
+def each_frame(files: Iterable[Path]) -> Iterator[Image]:
     """Give every frame of every file as an image; a file that cannot be read as one, for its failure to be reported."""
     for path in files:
         try:
-            header = read_header(path)
-            frames = frame_count(header)
+            subject, frames = _frames(path)
         except (ImageError, OSError):
             yield Image(path)
             continue
-        subject = str(header.get("PatientID") or "")
         for frame in range(frames):
             yield Image(path, id=f"{path}#{frame}" if frames > 1 else str(path), subject=subject, frame=frame)
+
+
+def _frames(path: Path) -> tuple[str, int]:
+    """Return the subject of a file, empty where it names none, and the number of its frames."""
+    if is_nifti(path):
+        return "", slice_count(path)
+    header = read_header(path)
+    return str(header.get("PatientID") or ""), frame_count(header)
