@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from limner.cli import cohort, features, gateway, models, phantom, predict, report, simulate, train
+from limner.cli import cohort, features, gateway, models, phantom, predict, report, score, simulate, train
 from limner.cli.common import FAILED, NOTICE, note
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
@@ -28,6 +28,8 @@ app.command("phantom")(phantom.phantom)
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(train.app, name="train")
 app.command("predict")(predict.predict)
+app.command("score")(score.score)
+app.command("merge")(score.merge)
 app.command("features")(features.features)
 app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)

@@ -5,7 +5,6 @@ from `open` to `scored` to `done`, or to `dead`; each step is one transaction, s
 goes on from the step before. Holds whole DICOM files, so its folder is the owner's only.
 """
 
-import os
 import re
 import shutil
 import sqlite3
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from limner.imaging.files import replace_file
+from limner.imaging.files import flush, replace_file
 
 FILE = "journal.sqlite"
 
@@ -138,11 +137,11 @@ class Journal:
         path = self.instance_file(study, uid)
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            _flush(path.parent.parent)
+            flush(path.parent.parent)
         with replace_file(path, private=True) as temporary:
             temporary.write_bytes(content)
-            _flush(temporary)
-        _flush(path.parent)
+            flush(temporary)
+        flush(path.parent)
         now = time.time()
         with self._transaction() as connection:
             connection.execute(
@@ -313,15 +312,6 @@ def _checked(uid: str) -> str:
     if not _UID.fullmatch(uid):
         raise ValueError(f"{uid!r} is no UID; expected digits and dots, at most 64 (PS3.5 9.1)")
     return uid
-
-
-def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _study(row: sqlite3.Row) -> Study:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,15 @@ def replace_file(path: Path, private: bool = False, overwrite: bool = True) -> I
                 path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_name(text: str) -> str:

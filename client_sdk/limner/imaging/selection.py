@@ -156,7 +156,7 @@ def find_series(folder: Path, progress: Callable[[], None] | None = None) -> Fou
         raise ImageError("folder", folder, "an existing folder")
     groups: dict[_Key, _Group] = {}
     unreadable: list[tuple[Path, str]] = []
-    for path in _files(folder, unreadable):
+    for path in each_file(folder, lambda path, reason: unreadable.append((path, reason))):
         try:
             for key, group in _groups(path):
                 groups.setdefault(key, group).absorb(group)
@@ -237,9 +237,11 @@ def _why_not(path: Path, error: ImageError | OSError) -> str:
     return "not DICOM" if never else str(error)
 
 
-def _files(folder: Path, unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
+def each_file(folder: Path, unreadable: Callable[[Path, str], None]) -> Iterator[Path]:
+    """Give every file under a folder, those of a folder in order; `unreadable` is told of folders and why."""
+
     def note(error: OSError) -> None:
-        unreadable.append((Path(error.filename), str(error)))
+        unreadable(Path(error.filename), str(error))
 
     for parent, folders, names in os.walk(folder, onerror=note):
         folders.sort()
