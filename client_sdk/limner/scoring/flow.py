@@ -157,6 +157,7 @@ class Flow:
         self._calls: set[Call] = set()
         self._failures = 0  # since the last answer
         self._paused_until = 0.0
+        self._source_error: Exception | None = None
 
     def answers(self, items: Iterator[Item]) -> Generator[list[Answer], None, None]:
         """Give answers as they come; each image has one in the end.
@@ -164,7 +165,9 @@ class Flow:
         Raises
         ------
         LimnerError
-            The model is gone or is another, or no answer came for `patience_s`; what the items raise comes through too.
+            The model is gone or is another, or no answer came for `patience_s`.
+        Exception
+            What the items raise, once those that came before are answered.
         """
         self._patience.renew()
         # Ctrl-C does not reach the thread where calls begin: gRPC's close waits for ever for one interrupted there.
@@ -174,6 +177,8 @@ class Flow:
                     self._send(sender)
                     if answers := self._next_event():
                         yield answers
+                if self._source_error is not None:
+                    raise self._source_error
             finally:
                 for call in self._calls:
                     call.cancel()
@@ -181,13 +186,22 @@ class Flow:
     def _read_ahead(self, items: Iterator[Item]) -> bool:
         """Have images read; return False once there are no more."""
         while self._reading + len(self._ready) < self._ahead:
-            parcel = list(islice(items, self._together))
+            parcel = self._next_parcel(items)
             if not parcel:
                 return False
             self._reading += 1
             future = self._readers.submit(self._read, parcel)
             future.add_done_callback(partial(self._tell, self._was_read, parcel))
         return True
+
+    def _next_parcel(self, items: Iterator[Item]) -> list[Item]:
+        parcel: list[Item] = []
+        try:
+            for item in islice(items, self._together):
+                parcel.append(item)  # noqa: PERF402  what came before an error is kept
+        except Exception as error:
+            self._source_error = error
+        return parcel
 
     def _was_read(self, items: list[Item], future: "Future[Parcel]") -> list[Answer]:
         self._reading -= 1

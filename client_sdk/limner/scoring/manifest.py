@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> Iterator[Row]:
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV; a path in another encoding than UTF-8 is kept as it is."""
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)  # with its own line ends: with others, a carriage return in a name is not quoted
         writer.writerow(Row._fields)
         writer.writerows(rows)
 

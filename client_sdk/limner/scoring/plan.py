@@ -32,7 +32,7 @@ def begin(model: RunModel, sources: Sequence[str], out: Path, options: ScoreOpti
         limner=version("limner"),
         model=model,
         source=tuple(sources),
-        selection=_selection(options),
+        selection=_selection(sources, options),
         fingerprint=fingerprint(sources),
         shard=options.shard,
         shards=options.shards,
@@ -56,7 +56,7 @@ def resume(run: Run, model: RunModel, sources: Sequence[str], out: Path, options
     """
     for field, begun, now in (
         ("source", _words(run.source), _words(sources)),
-        ("selection", run.selection, _selection(options)),
+        ("selection", run.selection, _selection(sources, options)),
         ("shard", f"{run.shard}/{run.shards}", f"{options.shard}/{options.shards}"),
     ):
         if begun != now:
@@ -131,7 +131,9 @@ def _rules(options: ScoreOptions) -> SelectionRules | None:
     return SelectionRules(planes=frozenset(options.planes or PLANES), min_slices=options.min_slices)
 
 
-def _selection(options: ScoreOptions) -> str:
+def _selection(sources: Sequence[str], options: ScoreOptions) -> str:
+    if not sources:
+        return ""
     if options.every_slice:
         return "every slice"
     return f"series of {' or '.join(options.planes) or 'any plane'} with {options.min_slices} slices or more"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from limner.scoring.sources import Item
+from limner.scoring.sources import Item, clean
 from limner.types import ImageResult, ModelIdentity
 
 
@@ -68,10 +68,10 @@ def to_row(item: Item, result: ImageResult, model: ModelIdentity) -> Row:
         model=model.name,
         version=model.version,
         digest=model.digest,
-        error=failure.message if failure else "",
+        error=clean(failure.message) if failure else "",
         code=failure.code if failure else "",
         field=failure.field if failure else "",
-        value=failure.value if failure else "",
+        value=clean(failure.value) if failure else "",
         expected=failure.expected if failure else "",
     )
 

@@ -80,13 +80,13 @@ def run_model(model: Model) -> RunModel:
     """Return what a run needs of a model; WrongStateError where it is broken."""
     if model.error:
         raise WrongStateError(f"model {model.identity} cannot be used: {model.error}")
-    card = cast("dict[str, Any]", model.card)
-    return RunModel(
-        identity=model.identity,
-        labels=model.labels,
-        temperature=card["calibration"]["temperature"],
-        threshold=model.threshold,
-    )
+    try:
+        temperature = cast("dict[str, Any]", model.card)["calibration"]["temperature"]
+        return RunModel(
+            identity=model.identity, labels=model.labels, temperature=temperature, threshold=model.threshold
+        )
+    except (LookupError, TypeError, ValidationError):
+        raise WrongStateError(f"the card of model {model.identity} has no calibration.temperature") from None
 
 
 def read_run(folder: Path) -> Run | None:

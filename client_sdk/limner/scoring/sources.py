@@ -5,6 +5,7 @@ under the same names, whatever its source has become; `fingerprint` tells whethe
 """
 
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = "str | Path | Sequence[str | Path] | Images"
 
+# Control characters, separators of lines, and what Python makes of bytes that are no UTF-8.
+_UNFIT = re.compile(r"[\0-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+
 LeftOut = Callable[[Path, str], None]
 """Told of a file that is not scored, and why."""
 
@@ -47,8 +51,8 @@ class Item(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """Return text that can be written anywhere: bytes of a file name that are no UTF-8 become escapes."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    """Return text that any table can hold: line ends and bytes of a file name that are no UTF-8 become escapes."""
+    return _UNFIT.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def named(source: "Source") -> tuple[str, ...] | None:
@@ -102,7 +106,8 @@ def expanded(
             found = _rows(each_frame([place]))
         for row in found:
             path = os.path.abspath(row.path)  # noqa: PTH100  pathlib has none that keeps links
-            yield row._replace(path=path, subject=clean(row.subject.strip()), id=clean(row.id.strip()))
+            subject, name, label = (clean(text.strip()) for text in (row.subject, row.id, row.label))
+            yield Row(path, row.frame, subject, name, label)
 
 
 def _places(sources: Iterable[str]) -> Iterator[Path]:
