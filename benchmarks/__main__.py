@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import identity, latency, memory, report, simulation, simulation_memory, stream, training, triton
+from benchmarks import identity, latency, memory, report, sdk, simulation, simulation_memory, stream, training, triton
 from benchmarks.harness import PAIRS, Result
 
 
@@ -29,7 +29,7 @@ class Benchmark(Protocol):
 
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
-    *(latency, memory, training, simulation, simulation_memory),
+    *(sdk, latency, memory, training, simulation, simulation_memory),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

@@ -1,12 +1,13 @@
 """`limner score` and `limner merge` as commands: options, what they say, exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.live import LiveServer
-from tests.scoring.tables import read
+from tests.scoring.tables import assert_same_tables, read
 from tests.sdk.test_cli import NOTICE, Run, limner
 
 __all__ = ["limner"]
@@ -34,6 +35,15 @@ def test_a_run_from_the_command_line(
     assert limner(*command, "--resume")[0] == 2, "the source has changed"
 
 
+def test_without_a_terminal_lines_say_how_far_it_is(
+    limner: Run, server: LiveServer, untrained: str, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limner.cli.score.TOLD_EVERY_S", 0.0)
+    _, _, err = limner("score", untrained, phantom, "--server", server.address, "--out", tmp_path / "run")
+    assert "reading headers: 1 of ?, " in err
+    assert re.search(r"^scoring: 72 of 72, \d+/s$", err, re.MULTILINE)
+
+
 def test_shards_from_the_command_line(
     limner: Run, server: LiveServer, untrained: str, phantom: Path, tmp_path: Path
 ) -> None:
@@ -48,14 +58,22 @@ def test_shards_from_the_command_line(
     assert (code, err) == (2, "error: shards are missing: 0/2; expected all 2\n")
 
 
-def test_a_dry_run_sends_and_writes_nothing(limner: Run, mixed: Path, tmp_path: Path) -> None:
+def test_a_dry_run_sends_nothing_and_leaves_a_manifest(
+    limner: Run, server: LiveServer, untrained: str, mixed: Path, tmp_path: Path
+) -> None:
     command = ("score", "m", mixed, "--out", tmp_path / "run", "--server", "localhost:1", "--dry-run")
     code, _, err = limner(*command)
     assert code == 0
     assert "left out, 1 times: not DICOM" in err
-    assert "25 slices would be scored" in err
+    assert f"25 slices would be scored: {tmp_path / 'run' / 'items.csv'}, which is a manifest" in err
     assert json.loads(limner(*command, "--json")[1])["images"] == 25
-    assert not (tmp_path / "run").exists()
+    where = ("--server", server.address)
+    assert limner("score", untrained, tmp_path / "run" / "items.csv", "--out", tmp_path / "listed", *where)[0] == 1
+    assert limner("score", untrained, mixed, "--out", tmp_path / "run", *where)[0] == 1
+    assert_same_tables(tmp_path / "listed", tmp_path / "run")
+    code, _, err = limner(*command)
+    assert code == 2
+    assert "holds a run already" in err
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2", "0/0"])
@@ -65,7 +83,9 @@ def test_a_shard_is_one_of_so_many(limner: Run, phantom: Path, tmp_path: Path, s
     assert "expected I/N with I from 0 to N - 1" in err
 
 
-def test_wrong_sources_and_servers_end_in_one_line(limner: Run, server: LiveServer, untrained: str, tmp_path: Path) -> None:
+def test_wrong_sources_and_servers_end_in_one_line(
+    limner: Run, server: LiveServer, untrained: str, tmp_path: Path
+) -> None:
     code, _, err = limner("score", untrained, tmp_path / "none", "--out", tmp_path / "run", "--server", server.address)
     assert (code, err.count("\n")) == (2, 1)
     assert "none'; expected an existing folder, file or pattern" in err

@@ -165,7 +165,9 @@ def test_a_run_is_not_begun_over_another(client: Client, untrained: str, phantom
     client.score(untrained, phantom / "PH-000", tmp_path / "run")
     with pytest.raises(InvalidInputError, match=r"run holds a run with 12 images scored; expected .*--resume"):
         client.score(untrained, phantom / "PH-000", tmp_path / "run")
-    with pytest.raises(InvalidInputError, match="holds something else than a run; expected a new or an empty folder"):
+    with pytest.raises(
+        InvalidInputError, match=r"holds something else than a run, run; expected a new or an empty folder"
+    ):
         client.score(untrained, phantom / "PH-000", tmp_path)
     with pytest.raises(NotFoundError, match="no model 'none'"):
         client.score("none", phantom, tmp_path / "other")

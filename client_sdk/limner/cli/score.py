@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -29,8 +28,8 @@ from limner.cli.common import (
 )
 from limner.errors import LimnerError
 from limner.scoring.merge import merge as merge_parts
-from limner.scoring.plan import list_images
-from limner.scoring.run import LEFT_OUT
+from limner.scoring.plan import list_images, make_folder
+from limner.scoring.run import ITEMS, LEFT_OUT, ROWS
 from limner.types import ScoreOptions, Scores, TableFormat
 
 # Between two lines about how far it is, where nobody looks at a bar.
@@ -64,7 +63,7 @@ def score(
     ] = False,
     plane: Annotated[list[PlaneName] | None, typer.Option(help="Keep this plane; may be given again.")] = None,
     min_slices: Annotated[int, typer.Option(min=1, help="Leave out series of fewer slices.")] = DEFAULT.min_slices,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be scored, send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be scored in DIR; send nothing.")] = False,
     priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
     in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
     readers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread, 500 slices/s.")] = 0,
@@ -104,7 +103,7 @@ def score(
     )
     with _watch(out) as watch:
         if dry_run:
-            _show_plan(sources, options, watch, as_json)
+            _show_plan(sources, out, options, watch, as_json)
             return
         with connect(server) as client:
             scores = client.score(model, sources, out, options, progress=watch.tell)
@@ -168,17 +167,21 @@ def _watch(out: Path) -> Iterator[_Watch]:
             raise
 
 
-def _show_plan(sources: list[str], options: ScoreOptions, watch: _Watch, as_json: bool) -> None:
-    with TemporaryDirectory() as folder:
-        census, left_out = list_images(sources, Path(folder), options, watch.tell)
-        with (Path(folder) / LEFT_OUT).open(newline="", encoding="utf-8") as file:
-            reasons = Counter(row["reason"] for row in csv.DictReader(file))
+def _show_plan(sources: list[str], out: Path, options: ScoreOptions, watch: _Watch, as_json: bool) -> None:
+    if (out / ROWS).exists():
+        raise typer.BadParameter(f"{out} holds a run already", param_hint="--out")
+    make_folder(out)
+    census, left_out = list_images(sources, out, options, watch.tell)
+    with (out / LEFT_OUT).open(newline="", encoding="utf-8") as file:
+        reasons = Counter(row["reason"] for row in csv.DictReader(file))
     if as_json:
         print_json({"images": census.total, "left_out": left_out, "reasons": reasons})
         return
     for reason, files in reasons.most_common():
         note(f"left out, {files:,} times: {reason}")
-    note(f"{census.total:,} slices would be scored, {left_out:,} files are left out")
+    note(
+        f"{census.total:,} slices would be scored: {out / ITEMS}, which is a manifest; {left_out:,} files are left out"
+    )
 
 
 def _show(scores: Scores, table_format: TableFormat, as_json: bool) -> None:

@@ -36,7 +36,7 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 MIN_COSINE = 0.7072
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SeriesSlice:
     """One slice of a series: where it is stored, and where it lies.
 

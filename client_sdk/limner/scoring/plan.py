@@ -12,12 +12,21 @@ from limner.errors import WrongStateError, wrong_input
 from limner.imaging.files import replace_file
 from limner.imaging.selection import PLANES, SelectionRules
 from limner.scoring.manifest import Row, write_manifest
-from limner.scoring.run import ITEMS, LEFT_OUT, Run, RunModel, Tell, write_run
+from limner.scoring.run import ITEMS, LEFT_OUT, ROWS, Run, RunModel, Tell, write_run
 from limner.scoring.sources import Census, clean, expanded, fingerprint, listed, of_a_run
 from limner.types import ScoreOptions
 
 if TYPE_CHECKING:
     import _csv
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a run, where it is missing; InvalidInputError where it is somebody else's."""
+    out.mkdir(parents=True, exist_ok=True)
+    # Hidden files may be what a kill has left of a list that was being written.
+    others = [path.name for path in out.iterdir() if path.name not in (ITEMS, LEFT_OUT) and path.name[0] != "."]
+    if others and ROWS not in others:
+        raise wrong_input("out", f"{out} holds something else than a run, {others[0]}", "a new or an empty folder")
 
 
 def begin(model: RunModel, sources: Sequence[str], out: Path, options: ScoreOptions, tell: Tell) -> Run:

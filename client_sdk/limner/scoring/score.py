@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from limner.errors import LimnerError, wrong_input
 from limner.scoring.flow import Call, Flow
 from limner.scoring.journal import Journal
-from limner.scoring.plan import begin, resume
+from limner.scoring.plan import begin, make_folder, resume
 from limner.scoring.readers import readers
 from limner.scoring.rows import to_row
 from limner.scoring.run import ITEMS, ROWS, Run, Tell, read_run, run_model
@@ -52,9 +52,7 @@ def score(server: Server, source: "Source", out: Path, options: ScoreOptions, te
 @contextmanager
 def _journal(out: Path, options: ScoreOptions) -> Iterator[Journal]:
     """Open the journal of a folder that holds a run, or nothing yet."""
-    if out.exists() and not (out / ROWS).exists() and any(out.iterdir()):
-        raise wrong_input("out", f"{out} holds something else than a run", "a new or an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with Journal(out / ROWS, forget_failures=options.resume and options.retry_failed) as journal:
         yield journal
 
