@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -42,7 +41,7 @@ def main(
             for rows, victim in zip(after, victims, strict=True):
                 client = _begin(server, manifest, killed)
                 while _kept(killed) < rows and client.poll() is None:
-                    time.sleep(0.01)
+                    time.sleep(0.05)
                 if victim == "client":
                     client.kill()
                     client.wait()
