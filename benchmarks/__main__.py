@@ -7,7 +7,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import identity, latency, memory, report, sdk, simulation, simulation_memory, stream, training, triton
+from benchmarks import (
+    gateway,
+    gateway_kill,
+    identity,
+    latency,
+    memory,
+    report,
+    sdk,
+    simulation,
+    simulation_memory,
+    stream,
+    training,
+    triton,
+)
 from benchmarks.harness import PAIRS, Result
 
 
@@ -29,7 +42,7 @@ class Benchmark(Protocol):
 
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
-    *(sdk, latency, memory, training, simulation, simulation_memory),
+    *(sdk, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

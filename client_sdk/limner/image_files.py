@@ -3,11 +3,13 @@
 Ids are paths and subjects are PatientIDs; neither leaves this machine (`limner.images`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydicom.misc import is_dicom
 
+from limner.cohort_import import FolderSurvey
 from limner.images import Image
 from limner.imaging import read_header
 from limner.imaging.errors import ImageError
@@ -43,6 +45,15 @@ def each_frame(files: Iterable[Path]) -> Iterator[Image]:
             continue
         for frame in range(frames):
             yield Image(path, id=f"{path}#{frame}" if frames > 1 else str(path), subject=subject, frame=frame)
+
+
+def chosen_frames(survey: FolderSurvey) -> Iterator[Image]:
+    """Give every slice of the series of a folder that were taken."""
+    frames = Counter(one.path for decision in survey.decisions for one in decision.series.slices)
+    for series in (decision.series for decision in survey.decisions if decision.accepted):
+        for one in series.slices:
+            name = f"{one.path}#{one.frame}" if frames[one.path] > 1 else str(one.path)
+            yield Image(one.path, id=name, subject=series.patient_id, frame=one.frame)
 
 
 def _frames(path: Path) -> tuple[str, int]:

@@ -40,16 +40,17 @@ def test_without_a_terminal_lines_say_how_far_it_is(
 ) -> None:
     monkeypatch.setattr("limner.cli.score.TOLD_EVERY_S", 0.0)
     _, _, err = limner("score", untrained, phantom, "--server", server.address, "--out", tmp_path / "run")
-    assert "reading headers: 1 of ?, " in err
-    assert re.search(r"^scoring: 72 of 72, \d+/s$", err, re.MULTILINE)
+    assert "reading headers: 1, 0/s\n" in err
+    assert re.search(r"^scoring: 72 of 72, [\d,]+/s$", err, re.MULTILINE)
 
 
 def test_shards_from_the_command_line(
     limner: Run, server: LiveServer, untrained: str, phantom: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "rules.yaml").write_text("planes: [transverse]")
     for shard in ("0/2", "1/2"):
         out = tmp_path / f"part-{shard[0]}"
-        command = ("score", untrained, phantom, "--server", server.address, "--plane", "transverse")
+        command = ("score", untrained, phantom, "--server", server.address, "--rules", tmp_path / "rules.yaml")
         assert limner(*command, "--shard", shard, "--out", out)[0] == 0
     code, out, err = limner("merge", tmp_path / "scores", tmp_path / "part-0", tmp_path / "part-1", "--json")
     assert code == 0, err

@@ -177,7 +177,7 @@ def test_a_run_is_not_begun_over_another(client: Client, untrained: str, phantom
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"every_slice": False}, "selection is series of any plane .*; expected every slice, with which"),
+        ({"every_slice": False}, "selection is series by the default rules .*; expected every slice, with which"),
         ({"shard": 1, "shards": 2}, "shard is 1/2; expected 0/1, with which the run in .* was begun"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 from limner import Image
 from limner.cohort_import import survey_folder
 from limner.errors import InvalidInputError
-from limner.imaging.selection import SelectionRules
+from limner.imaging.rule_files import default_rules
+from limner.imaging.rules import SelectionRules
 from limner.scoring.manifest import Row
 from limner.scoring.plan import list_images
 from limner.scoring.run import ITEMS, LEFT_OUT
@@ -30,7 +31,7 @@ def rows_of(sources: Sequence[str | Path], rules: SelectionRules | None = None) 
 
 
 def test_a_folder_gives_its_t2_series_as_an_import_does(mixed: Path) -> None:
-    rows, left_out = rows_of([mixed], SelectionRules())
+    rows, left_out = rows_of([mixed], default_rules())
     series = [decision.series for decision in survey_folder(mixed).decisions if decision.accepted]
     assert [(row.path, row.subject) for row in rows] == [
         (str(one.path), each.patient_id) for each in series for one in each.slices
@@ -85,7 +86,7 @@ def test_volumes_are_taken_by_slice(tmp_path: Path) -> None:
     assert rows_of([tmp_path / "m.csv"])[0] == [
         Row(str(tmp_path / "v.nii.gz"), n, "s", f"mine#{n}", "yes") for n in range(3)
     ]
-    assert "tells no series" in rows_of([tmp_path], SelectionRules())[1]["v.nii.gz"]
+    assert "tells no series" in rows_of([tmp_path], default_rules())[1]["v.nii.gz"]
 
 
 def test_paths_of_a_manifest_start_at_its_folder(

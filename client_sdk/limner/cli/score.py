@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from limner.cli.cohort_import import PlaneName
 from limner.cli.common import (
     FAILED,
     NOTICE,
@@ -26,6 +25,7 @@ from limner.cli.common import (
     print_json,
     progress_bar,
 )
+from limner.cli.rules import Rules
 from limner.errors import LimnerError
 from limner.scoring.merge import merge as merge_parts
 from limner.scoring.plan import list_images, make_folder
@@ -59,10 +59,9 @@ def score(
     ] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Score part I, from 0, of N; then `limner merge`.")] = "0/1",
     every_slice: Annotated[
-        bool, typer.Option("--every-slice", help="Of folders, not only T2-weighted series as an import takes them.")
+        bool, typer.Option("--every-slice", help="Of folders: all, not only the series that an import takes.")
     ] = False,
-    plane: Annotated[list[PlaneName] | None, typer.Option(help="Keep this plane; may be given again.")] = None,
-    min_slices: Annotated[int, typer.Option(min=1, help="Leave out series of fewer slices.")] = DEFAULT.min_slices,
+    rules: Rules = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be scored in DIR; send nothing.")] = False,
     priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
     in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
@@ -94,8 +93,7 @@ def score(
         shard=index,
         shards=shards,
         every_slice=every_slice,
-        planes=tuple(one.value for one in plane or ()),
-        min_slices=min_slices,
+        rules=rules,
         priority=priority,
         in_flight=in_flight,
         readers=readers,
@@ -150,7 +148,8 @@ class _Watch:
         now = time.monotonic()
         if not err.is_terminal and now - self._told > TOLD_EVERY_S:
             self._told = now
-            note(f"{what}: {done:,} of {total or '?':,}, {(done - self._first) / (now - self._begun):.0f}/s")
+            rate = (done - self._first) / max(now - self._begun, 1e-3)
+            note(f"{what}: {done:,}" + (f" of {total:,}" if total else "") + f", {rate:,.0f}/s")
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limner.errors import WrongStateError, wrong_input
+from limner.errors import WrongStateError, invalid_input, wrong_input
+from limner.imaging.errors import ImageError
 from limner.imaging.files import replace_file
-from limner.imaging.selection import PLANES, SelectionRules
+from limner.imaging.rule_files import default_rules, read_rules
+from limner.imaging.rules import SelectionRules
 from limner.scoring.manifest import Row, write_manifest
 from limner.scoring.run import ITEMS, LEFT_OUT, ROWS, Run, RunModel, Tell, write_run
 from limner.scoring.sources import Census, clean, expanded, fingerprint, listed, of_a_run
@@ -137,15 +140,21 @@ def _left_out(out: Path) -> Iterator[_LeftOut]:
 def _rules(options: ScoreOptions) -> SelectionRules | None:
     if options.every_slice:
         return None
-    return SelectionRules(planes=frozenset(options.planes or PLANES), min_slices=options.min_slices)
+    try:
+        return default_rules() if options.rules is None else read_rules(options.rules)
+    except ImageError as error:
+        raise invalid_input(error) from error
 
 
 def _selection(sources: Sequence[str], options: ScoreOptions) -> str:
     if not sources:
         return ""
-    if options.every_slice:
+    rules = _rules(options)
+    if rules is None:
         return "every slice"
-    return f"series of {' or '.join(options.planes) or 'any plane'} with {options.min_slices} slices or more"
+    said = rules.model_dump_json(exclude={"planes"}) + str(sorted(rules.planes or ()))  # a set has no order
+    digest = sha256(said.encode()).hexdigest()
+    return f"series by {options.rules or 'the default rules'} (digest {digest[:12]})"
 
 
 def _words(sources: Sequence[str]) -> str:

@@ -18,10 +18,12 @@ import numpy as np
 
 from limner.cohort_import import survey_folder
 from limner.errors import wrong_input
-from limner.image_files import each_frame, holds_images
+from limner.image_files import chosen_frames, each_frame, holds_images
 from limner.images import Image, each_image
+from limner.imaging.files import each_file
+from limner.imaging.headers import NOT_DICOM
 from limner.imaging.nifti import is_nifti
-from limner.imaging.selection import SelectionRules, each_file
+from limner.imaging.rules import SelectionRules
 from limner.scoring.manifest import SUFFIXES, Row, read_manifest
 from limner.scoring.run import ROWS
 
@@ -131,13 +133,16 @@ def _rows(images: Iterable[Image]) -> Iterator[Row]:
 
 
 def _every_slice(folder: Path, left_out: LeftOut, advance: Callable[[], None]) -> Iterator[Row]:
-    for path in each_file(folder, left_out):
+    unreadable: list[tuple[Path, str]] = []
+    for path in each_file(folder, unreadable):
         reason = _why_not(path)
         if reason:
             left_out(path, reason)
         else:
             yield from _rows(each_frame([path]))
         advance()
+    for path, reason in unreadable:
+        left_out(path, reason)
 
 
 def _why_not(path: Path) -> str:
@@ -145,7 +150,7 @@ def _why_not(path: Path) -> str:
     try:
         if not path.is_file():
             return "not a regular file"
-        return "" if holds_images(path) else "not DICOM"
+        return "" if holds_images(path) else NOT_DICOM
     except OSError as error:
         return str(error)
 
@@ -156,13 +161,9 @@ def _series(folder: Path, rules: SelectionRules, left_out: LeftOut, advance: Cal
         left_out(path, "NIfTI, which tells no series; name it, or take every slice" if is_nifti(path) else reason)
     for decision in survey.decisions:
         if not decision.accepted:
-            for one in decision.series.slices:
-                left_out(one.path, "; ".join(decision.reasons))
-            continue
-        several = {one.path for one in decision.series.slices if one.frame}
-        for one in decision.series.slices:
-            name = f"{one.path}#{one.frame}" if one.path in several else str(one.path)
-            yield Row(str(one.path), one.frame, decision.series.patient_id, name)
+            for path in dict.fromkeys(one.path for one in decision.series.slices):
+                left_out(path, "; ".join(decision.reasons))
+    yield from _rows(chosen_frames(survey))
 
 
 def _manifest(path: Path) -> Iterator[Row]:
@@ -195,7 +196,7 @@ def _files(place: Path) -> Iterator[Path]:
     if not place.is_dir():
         yield place
         return
-    for path in each_file(place, lambda _path, _reason: None):
+    for path in each_file(place, []):
         if not of_a_run(path):
             yield path
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -32,10 +32,10 @@ class ScoreOptions(Result):
         Whether a resumed run may go on although the model is not the one that it was begun with.
     shard, shards
         Which part of the source is scored, from 0, and of how many: image number i is of shard i modulo `shards`.
+    rules
+        YAML file of the series of a folder that are scored; default those that an import takes.
     every_slice
-        Whether all slices of a folder are scored; else those of its T2-weighted series, as an import takes them.
-    planes, min_slices
-        Of the series that are taken from a folder; no plane stands for all.
+        Whether all slices of a folder are scored instead.
     priority
         0, the lowest, to 10: what waits with a higher one is batched first.
     in_flight
@@ -53,9 +53,8 @@ class ScoreOptions(Result):
     another_model: bool = False
     shard: Annotated[int, Field(ge=0)] = 0
     shards: Annotated[int, Field(ge=1)] = 1
+    rules: Path | None = None
     every_slice: bool = False
-    planes: tuple[Literal["transverse", "sagittal", "coronal"], ...] = ()
-    min_slices: Annotated[int, Field(ge=1)] = 5
     priority: Annotated[int, Field(ge=0, le=10)] = 0
     in_flight: Annotated[int, Field(ge=1)] = 256
     readers: Annotated[int, Field(ge=0)] = 0
