@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from limner.cli import cohort, deidentify, features, gateway, models, phantom, predict, report, select, simulate, train
+from limner.cli import (
+    cohort,
+    deidentify,
+    features,
+    gateway,
+    models,
+    phantom,
+    predict,
+    report,
+    score,
+    select,
+    simulate,
+    train,
+)
 from limner.cli.common import FAILED, NOTICE, Connections, note
 from limner.endpoint import Tls
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
@@ -33,6 +46,8 @@ app.command("deidentify")(deidentify.deidentify)
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(train.app, name="train")
 app.command("predict")(predict.predict)
+app.command("score")(score.score)
+app.command("merge")(score.merge)
 app.command("features")(features.features)
 app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
