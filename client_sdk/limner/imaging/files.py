@@ -36,6 +36,15 @@ def replace_file(path: Path, private: bool = False, overwrite: bool = True) -> I
         temporary.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_name(text: str) -> str:
     """Return text as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
