@@ -43,6 +43,7 @@ def test_version_and_help_say_what_it_is_for(limner: Run) -> None:
         "report",
         "models",
         "gateway",
+        "pull",
     ):
         assert command in out
         assert limner(command, "--help")[0] == 0

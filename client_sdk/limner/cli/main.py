@@ -9,13 +9,25 @@ from typing import Annotated
 
 import typer
 
-from limner.cli import cohort, deidentify, features, gateway, models, phantom, predict, report, select, simulate, train
-from limner.cli.common import FAILED, NOTICE, note
+from limner.cli import (
+    cohort,
+    deidentify,
+    features,
+    gateway,
+    models,
+    phantom,
+    predict,
+    pull,
+    report,
+    select,
+    simulate,
+    train,
+)
+from limner.cli.common import FAILED, NOTICE, UNAVAILABLE, note
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
 
 WRONG_INPUT = 2
-UNAVAILABLE = 3
 
 app = typer.Typer(
     name="limner",
@@ -35,6 +47,7 @@ app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(gateway.app, name="gateway")
+app.command("pull")(pull.pull)
 
 
 def _version(wanted: bool) -> None:

@@ -25,6 +25,8 @@ TOKEN, USER, PASSWORD = "LIMNER_DICOMWEB_TOKEN", "LIMNER_DICOMWEB_USER", "LIMNER
 """Environment variables of the credentials; the token wins."""
 
 CONNECT_S = 10.0
+PDU_BYTES = 131072
+"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
 LONGEST_RETRY_AFTER_S = 60
 _OVERLOADED = (
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -108,7 +110,7 @@ class Node:
             It does not want to talk to us, or not of this.
         """
         entity = AE(ae_title=self.calling)
-        entity.connection_timeout = CONNECT_S
+        entity.connection_timeout, entity.maximum_pdu_size = CONNECT_S, PDU_BYTES
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self.timeout_s
         association = entity.associate(
             self.host,

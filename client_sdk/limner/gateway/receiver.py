@@ -48,12 +48,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
 from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
+from limner.gateway.peers import PDU_BYTES
 
 # Its record of every message takes a third of the time, and names UIDs.
 _config.LOG_HANDLER_LEVEL = "none"
-
-PDU_BYTES = 131072
-"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (
