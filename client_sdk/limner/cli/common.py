@@ -33,6 +33,7 @@ from limner.types import Result
 NOTICE = "research use only, not for diagnostic use"
 
 FAILED = 1
+UNAVAILABLE = 3
 
 # Columns of a table in a file or a pipe: nothing is folded.
 WIDEST = 10_000

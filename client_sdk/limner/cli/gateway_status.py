@@ -11,9 +11,9 @@ import typer
 from rich.text import Text
 
 from limner.cli.common import FAILED, AsJson, make_table, note, print_json, print_table
+from limner.cli.nodes import open_journal
 
 if TYPE_CHECKING:
-    from limner.gateway.journal import Journal
     from limner.gateway.records import Instance, Study
 
 Folder = Annotated[
@@ -37,7 +37,7 @@ def status(
       limner gateway status
       limner gateway status --check --json      for a monitor: its exit status is 1 where something needs a person
     """  # noqa: D301  \b keeps the lines apart
-    journal = _open(folder)
+    journal = open_journal(folder)
     process, totals, studies = journal.gateway_process(), journal.totals(), journal.unfinished()
     dead, commitments = journal.dead_instances(), journal.commitments()
     given_up = [study for study in studies if study.given_up]
@@ -85,7 +85,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show where one study stands, its results, and what was left out of it."""
-    journal = _open(folder)
+    journal = open_journal(folder)
     found = journal.study(study)
     if found is None:
         raise typer.BadParameter(f"no study {study!r} in {folder}", param_hint="STUDY")
@@ -130,23 +130,13 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Take up again, now, what was given up, what waits for its next try, and studies with dead instances."""
-    count = _open(folder).retry(study)
+    count = open_journal(folder).retry(study)
     if study and not count:
         raise typer.BadParameter(f"no study {study!r} in {folder} that is not well", param_hint="STUDY")
     if as_json:
         print_json({"studies": count})
     else:
         note(f"{count} {'study is' if count == 1 else 'studies are'} taken up again")
-
-
-def _open(folder: Path) -> "Journal":
-    from limner.gateway.journal import FILE, Journal
-
-    if not (folder / FILE).is_file():
-        raise typer.BadParameter(
-            f"{folder} holds no journal; expected the folder of `limner gateway run`", param_hint="--journal"
-        )
-    return Journal(folder)
 
 
 def _study_fields(study: "Study") -> dict[str, object]:

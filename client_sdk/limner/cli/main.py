@@ -19,19 +19,19 @@ from limner.cli import (
     models,
     phantom,
     predict,
+    pull,
     report,
     score,
     select,
     simulate,
     train,
 )
-from limner.cli.common import FAILED, NOTICE, Connections, note
+from limner.cli.common import FAILED, NOTICE, UNAVAILABLE, Connections, note
 from limner.endpoint import Tls
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
 
 WRONG_INPUT = 2
-UNAVAILABLE = 3
 
 app = typer.Typer(
     name="limner",
@@ -53,6 +53,7 @@ app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(gateway.app, name="gateway")
+app.command("pull")(pull.pull)
 
 
 def _version(wanted: bool) -> None:

@@ -6,7 +6,7 @@ and named then.
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -48,12 +48,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
 from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
+from limner.gateway.peers import PDU_BYTES
 
 # Its record of every message takes a third of the time, and names UIDs.
 _config.LOG_HANDLER_LEVEL = "none"
-
-PDU_BYTES = 131072
-"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (
@@ -134,7 +132,7 @@ class ListenSettings:
 
 
 class Keeper(Protocol):
-    """Keeps instances: the journal does."""
+    """Keeps instances: the journal does, and a pull what it asked for."""
 
     def receive(self, uid: str, study: str, peer: str, content: bytes) -> bool:
         """Keep an instance for good; return False where it is here already.
@@ -142,7 +140,7 @@ class Keeper(Protocol):
         Raises
         ------
         ValueError
-            A UID is none.
+            A UID is none, or not asked for.
         OSError
             It cannot be written.
         """
@@ -158,6 +156,8 @@ class Receiver:
         What is acknowledged is kept there.
     commitment
         Answers the requests for storage commitment (EVT_N_ACTION); None: the service is not offered.
+    storage_classes
+        SOP classes that are taken.
 
     Raises
     ------
@@ -170,6 +170,7 @@ class Receiver:
         keeper: Keeper,
         settings: ListenSettings,
         commitment: Callable[[evt.Event], tuple[int, Dataset | None]] | None = None,
+        storage_classes: Iterable[str] = STORED_CLASSES,
     ) -> None:
         self._keeper = keeper
         self._settings = settings
@@ -180,7 +181,7 @@ class Receiver:
         node.maximum_pdu_size = PDU_BYTES
         node.network_timeout = node.acse_timeout = settings.idle_s
         node.add_supported_context(Verification)
-        for storage_class in STORED_CLASSES:
+        for storage_class in storage_classes:
             node.add_supported_context(storage_class, transfer_syntaxes())
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_CONN_OPEN, self._limit_silence),
@@ -234,7 +235,9 @@ class Receiver:
 
 def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
     """Answer a C-STORE: success once the instance is on the disk."""
-    peer = event.assoc.requestor.ae_title
+    association = event.assoc
+    sender = association.acceptor if association.is_requestor else association.requestor  # the former by C-GET
+    peer = sender.ae_title
     try:
         content = event.encoded_dataset()
         header = dcmread(
@@ -250,7 +253,7 @@ def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
     try:
         keeper.receive(uid, study, peer, content)
     except ValueError:
-        return _refusal(NOT_UNDERSTOOD, peer, "StudyInstanceUID or SOPInstanceUID is no UID")
+        return _refusal(NOT_UNDERSTOOD, peer, "StudyInstanceUID or SOPInstanceUID is no UID, or not asked for")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _refusal(OUT_OF_RESOURCES, peer, "the disk is full")

@@ -9,6 +9,7 @@ SeriesInstanceUIDs is one.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -143,6 +144,26 @@ def find_series(folder: Path, progress: Callable[[], None] | None = None) -> Fou
     return FoundFiles(series, unreadable)
 
 
+def gather_series(headers: Iterable[Dataset]) -> list[Series]:
+    """Group images into series as `find_series` does, of headers that are not in files: their paths are empty.
+
+    One that cannot be understood is left out.
+    """
+    groups: dict[_Key, _Group] = {}
+    for header in headers:
+        with suppress(ImageError):
+            for group in _frames(Path(), header):
+                groups.setdefault(group.key, group).absorb(group)
+    return [group.series() for group in _joined(groups.values())]
+
+
+def named_series(uid: str, modality: str, description: str) -> Series:
+    """Return a series of which no more than this is known."""
+    header = Dataset()
+    header.SeriesInstanceUID, header.Modality, header.SeriesDescription = uid, modality, description
+    return _facts(header, 0, None)
+
+
 @dataclass(frozen=True)
 class _Key:
     """What the slices of one series have in common; of a SeriesInstanceUID with several of these, each is a series."""
@@ -210,6 +231,11 @@ def _groups(path: Path) -> list[_Group]:
             raise ImageError(keyword, "missing", "an instance of a series")
     if header.get("Rows") is None:
         raise ImageError("PixelData", "missing", "an instance with pixels")
+    return _frames(path, header)
+
+
+@as_image_errors
+def _frames(path: Path, header: Dataset) -> list[_Group]:
     return [_group(path, header, frame) for frame in range(frame_count(header))]
 
 
