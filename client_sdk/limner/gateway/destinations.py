@@ -22,7 +22,7 @@ OUT_OF_RESOURCES = 0xA7
 """First byte of the statuses of a destination that has no room just now (PS3.4 B.2.3)."""
 
 
-CONNECT_S = 10.0
+CONNECT_S, ANSWER_S = 10.0, 60.0
 # Answers that say something of what was sent; after any other the same may be taken later (PS3.18 10.5.3).
 _REFUSALS = (
     HTTPStatus.BAD_REQUEST,
@@ -137,8 +137,10 @@ class Dicomweb:
     def store(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Deliver files in one request."""
         datasets = {path: dcmread(path) for path in paths}
+        client = DICOMwebClient(self.url, session=self.session, timeout=(CONNECT_S, ANSWER_S))
+        client.set_http_retry_params(retry=False)  # it would repeat for half a minute, whatever went wrong
         try:
-            answer = DICOMwebClient(self.url, session=self.session).store_instances(list(datasets.values()))
+            answer = client.store_instances(list(datasets.values()))
         except HTTPError as error:
             if error.response is None or error.response.status_code not in _REFUSALS:
                 raise UnreachableError(f"{self.url}: {error}") from error

@@ -123,7 +123,8 @@ class Worker:
                 reason = str(error)
             case _:
                 reason = f"{type(error).__name__}: {error}"
-                _log.error("study %d failed for a reason of ours\n%s", study.number, _where(error))
+                if not study.failures:
+                    _log.error("study %d fails for a reason of ours\n%s", study.number, _where(error))
         # The reason may quote the patient's data: `limner gateway show` tells it, the log does not.
         if study.failures + 1 >= self._attempts:
             self._journal.give_up(study, reason)
