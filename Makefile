@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench stubs clean
+.PHONY: help setup demo test check docs bench stubs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,12 +24,16 @@ demo: $(READY) ## train, predict, explain and report: on a phantom, or on your o
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest
 
-check: $(READY) ## lint, format, types, and whether the stubs are those of the protos
+check: $(READY) ## lint, format, types, whether the stubs are those of the protos, and the documentation's build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p limner -p limner_server
 	$(BIN)/mypy examples benchmarks tools
 	$(BIN)/python -m pytest --quiet tests/repository/test_stubs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(READY) ## build the documentation into site/, the API reference with it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY) ## run every benchmark, or BENCH=NAME, and write the results into docs/performance.md
 	$(BIN)/python -m benchmarks $(BENCH) --json --record
@@ -39,5 +43,5 @@ stubs: $(READY) ## generate client_sdk/limner/v1 from protos/
 	$(BIN)/python tools/stubs.py
 
 clean: ## remove the demo, caches and builds; keep .venv and model_repository
-	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

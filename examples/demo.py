@@ -25,13 +25,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from limner import Client, CohortPlan, CohortSlice, Image, LimnerError, TrainingConfig, plan_import
 from limner.cohort_flow import import_flow
 from limner.imaging import (
+    Importance,
     ModelReference,
     heat_map_dicom,
     load_or_create_key,
     write_phantom,
 )
 from limner.report import LAYERS, ReportData, collect, verdict_words, write_figures, write_report
-from limner.types import Cohort, JobState, Model, ModelState, Verdict
+from limner.types import Cohort, ImportanceMethod, JobState, Model, ModelState, Verdict
 
 MODEL = "demo"
 
@@ -228,13 +229,13 @@ def as_image(one: CohortSlice) -> Image:
 def export_heat_maps(out: Path, data: ReportData, slices: Sequence[CohortSlice]) -> None:
     """Write heat maps of the last layer as DICOM, in the source's study: alone of all here they name the patient."""
     by_instance = {one.instance: one for one in slices}
-    model = ModelReference(**data.model.identity.to_dict())
+    model, layer = ModelReference(**data.model.identity.to_dict()), LAYERS[-1]
     for example in data.examples:
         source = by_instance[example.source.instance]
         assert isinstance(source.content, Path)  # noqa: S101  the plan of a folder holds paths
         path = out / f"heat-map-{source.instance}.dcm"
-        heat_map = example.heat_maps[LAYERS[-1]]
-        heat_map_dicom(path, dcmread(source.content), heat_map, model, example.target, source.frame)
+        importance = Importance(model, example.target, layer, ImportanceMethod.GRADIENT_X_DEVIATION)
+        heat_map_dicom(path, dcmread(source.content), example.heat_maps[layer], importance, source.frame)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from grpc import aio
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError, from_rpc
-from limner.images import Ledger
+from limner.images import Ledger, SendDicom
 from limner.streams import AsyncResultStream
 from limner.types import (
     Cohort,
@@ -165,7 +165,7 @@ class AsyncClient:
     # Inference
 
     async def predict(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: bool = False
+        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
     ) -> PredictResult:
         """As `Client.predict`."""
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
@@ -180,7 +180,7 @@ class AsyncClient:
         images: "AsyncImages",
         *,
         priority: int = 0,
-        send_dicom: bool = False,
+        send_dicom: SendDicom = False,
     ) -> AsyncResultStream[ImageResult]:
         """As `Client.predict_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
@@ -194,7 +194,7 @@ class AsyncClient:
         return AsyncResultStream(replies, ledger, wire.image_result)
 
     async def extract_features(
-        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: bool = False
+        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
     ) -> FeaturesResult:
         """As `Client.extract_features`."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
@@ -210,7 +210,7 @@ class AsyncClient:
         images: "AsyncImages",
         options: FeatureOptions | None = None,
         *,
-        send_dicom: bool = False,
+        send_dicom: SendDicom = False,
     ) -> AsyncResultStream[ImageFeatures]:
         """As `Client.extract_features_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)

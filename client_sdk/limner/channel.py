@@ -18,6 +18,7 @@ _SCORING = (("InferenceService", "Predict"), ("FeatureService", "ExtractFeatures
 _IDEMPOTENT = (
     ("CohortService", "GetCohort"),
     ("CohortService", "ListCohorts"),
+    ("TrainingService", "StartTraining"),  # by its request_id
     ("TrainingService", "GetTraining"),
     ("TrainingService", "ListTrainings"),
     ("TrainingService", "WatchTraining"),

@@ -15,7 +15,7 @@ import grpc
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError, from_rpc
-from limner.images import Ledger
+from limner.images import Ledger, SendDicom
 from limner.streams import ResultStream
 from limner.types import (
     Cohort,
@@ -194,7 +194,9 @@ class Client:
 
     # Inference
 
-    def predict(self, model: str, images: "Images", *, priority: int = 0, send_dicom: bool = False) -> PredictResult:
+    def predict(
+        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+    ) -> PredictResult:
         """Score up to 1,024 images at once; for more, `predict_stream`.
 
         DICOM is decoded here and only pixels are sent, under neutral names. An image that cannot be read or scored has
@@ -207,7 +209,8 @@ class Client:
         priority
             0, the lowest, to 10: what waits with a higher one is batched first.
         send_dicom
-            True to send whole DICOM files, identifying attributes included.
+            True to send whole DICOM files, de-identified (`limner.imaging.profile`); "identified" to send them as they
+            are.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
         request = requests.predict(model, ledger.all_messages(images), priority)
@@ -216,7 +219,7 @@ class Client:
         return wire.predict_result(self._call(self._inference.Predict, request), ledger)
 
     def predict_stream(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: bool = False
+        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
     ) -> ResultStream[ImageResult]:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
@@ -230,7 +233,7 @@ class Client:
         return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
 
     def extract_features(
-        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: bool = False
+        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
     ) -> FeaturesResult:
         """Find the most important channels of up to 64 images, given as in `predict`."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
@@ -240,7 +243,7 @@ class Client:
         return wire.features_result(self._call(self._features.ExtractFeatures, request), ledger)
 
     def extract_features_stream(
-        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: bool = False
+        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
     ) -> ResultStream[ImageFeatures]:
         """Find the most important channels of any number of images; results come as they are done."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)

@@ -1,5 +1,6 @@
 """Arguments of the SDK as messages of `limner.v1`: every request of both clients is built here."""
 
+import uuid
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
@@ -110,11 +111,15 @@ def _number(wrapper: Enum, value: StrEnum | None) -> Any:
 
 
 def start_training(cohort: str, model: str, config: types.TrainingConfig) -> training_pb2.StartTrainingRequest:
-    """Translate a training; what the caller left out is left to the server."""
+    """Translate a training; what the caller left out is left to the server.
+
+    The request has a key of idempotence: the same message may be sent again.
+    """
     optional = {name: value for name in OPTIONAL_TRAINING_FIELDS if (value := getattr(config, name)) is not None}
     return training_pb2.StartTrainingRequest(
         cohort=cohort,
         model=model,
+        request_id=uuid.uuid4().hex,
         config=training_pb2.TrainingConfig(
             architecture=config.architecture or "",
             grid=_grid(config.grid) if config.grid else None,

@@ -33,6 +33,7 @@ from limner.v1 import (
 from limner_server.errors import InvalidInputError
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.repository import ModelRepository
+from limner_server.rpc.audit import AuditInterceptor
 from limner_server.rpc.cohort import CohortService
 from limner_server.rpc.feature import FeatureService
 from limner_server.rpc.images import ImageReader
@@ -45,6 +46,7 @@ from limner_server.rpc.training import TrainingService
 from limner_server.serving import ModelPool
 from limner_server.settings import Settings
 from limner_server.state.aliases import AliasStore
+from limner_server.state.audit import AuditLog
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.database import open_database
 from limner_server.state.jobs import JobStore
@@ -98,7 +100,7 @@ class App:
 
         limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[AuditInterceptor(AuditLog(database)), ErrorInterceptor()],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),

@@ -41,7 +41,11 @@ class Settings(BaseSettings):
     )
     weights_dir: Annotated[Path | None, Field(description="Folder of torchvision weights to fine-tune from.")] = None
     database_url: Annotated[
-        str, Field(description="SQLAlchemy URL of the database; empty: SQLite in the data folder.")
+        str,
+        Field(
+            description="postgresql://USER@HOST/NAME, the password in PGPASSWORD or PGPASSFILE; empty: SQLite in the"
+            " data folder."
+        ),
     ] = ""
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="Where networks run; auto: cuda if there.")] = (
         "auto"

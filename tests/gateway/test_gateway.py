@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from highdicom.sr import Comprehensive3DSR, srread
+from highdicom.sr.utils import find_content_items
 from pydicom import dcmread
+from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, MRImageStorage, generate_uid
 from pynetdicom import AE
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
-    Verification,
-)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
 
 from benchmarks.models import publish_untrained
 from limner import Client
@@ -93,8 +93,8 @@ def test_a_series_comes_back_as_a_report_of_what_predict_says(
     figures = {one.name.meaning: one.value for one in group.get_measurements()}
     mean = np.mean([result.prediction.logits for result in results if result.prediction], axis=0)
     expected = np.exp(mean) / np.exp(mean).sum()
-    assert figures["Probability of yes"] == pytest.approx(expected[1], abs=1e-4)
-    assert figures["Number of slices scored"] == 5
+    assert figures["Probability"] == pytest.approx(expected[1], abs=1e-4)  # of the last label
+    assert figures["Slices scored"] == 5
     text = report.to_json()
     assert stream.model.digest in text
     assert "RESEARCH USE ONLY" in text
@@ -103,6 +103,26 @@ def test_a_series_comes_back_as_a_report_of_what_predict_says(
     (tmp_path / "report.dcm").write_bytes(pacs.file(str(kept["ID"])))
     assert_valid_dicom(tmp_path / "report.dcm")
     wait_for(lambda: gateway.counts() == ONE_DONE)
+
+
+def test_heat_maps_come_back_where_they_are_asked_for(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    flags = [f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}"]
+    flags += [f"--send={kind}" for kind in ("report", "heat-map", "picture")]
+    sent = phantom_series(tmp_path, FrameOfReferenceUID=generate_uid())
+    with Gateway(tmp_path / "journal", *flags) as gateway:
+        assert send(gateway.port, sent) == 0
+        wait_for(lambda: gateway.counts()["done"] == 1)
+    kept = [dcmread(BytesIO(pacs.file(str(one["ID"])))) for one in pacs.instances()]
+    assert sorted(one.SOPClassUID.name for one in kept) == [
+        "Comprehensive 3D SR Storage",
+        "Parametric Map Storage",
+        *["Secondary Capture Image Storage"] * 3,
+    ]
+    (report,) = reports(pacs)
+    others = {one.SOPInstanceUID for one in kept} - {report.SOPInstanceUID}
+    (group,) = report.content.get_image_measurement_groups()
+    images = find_content_items(group[0], name=codes.DCM.VisualExplanation)
+    assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images} == others
 
 
 def test_what_is_sent_again_is_not_scored_again(gateway: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
@@ -273,3 +293,16 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     assert (ended.returncode, "expected AET, AET@HOST or AET@HOST:PORT" in ended.stderr) == (2, True)
     ended = gateway.command("run", "--model=m")
     assert (ended.returncode, "one of --pacs and --stow" in ended.stderr) == (2, True)
+
+
+def test_rules_from_a_file_choose_the_series(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    (tmp_path / "rules.yaml").write_text("echo_time_ms: {max: 20}")
+    flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
+    with Gateway(tmp_path / "journal", *flags, f"--rules={tmp_path / 'rules.yaml'}") as gateway:
+        assert send(gateway.port, phantom_series(tmp_path, EchoTime=10, PatientID="short")) == 0
+        assert send(gateway.port, phantom_series(tmp_path, EchoTime=100, PatientID="long")) == 0
+        wait_for(lambda: gateway.counts()["done"] == 2)
+    assert [report.PatientID for report in reports(pacs)] == ["short"]
+    (tmp_path / "rules.yaml").write_text("echo_time: {max: 20}")
+    ended = gateway.command("run", "--model=m", *flags, f"--rules={tmp_path / 'rules.yaml'}")
+    assert (ended.returncode, "echo_time is {'max': 20}; expected one of the keys" in ended.stderr) == (2, True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,22 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from limner.imaging import Grid, ImageError, ModelReference, decode, heat_map_dicom, simulated_dicom, write_png
+from limner.imaging import (
+    Grid,
+    ImageError,
+    Importance,
+    ModelReference,
+    decode,
+    heat_map_dicom,
+    simulated_dicom,
+    write_png,
+)
 from limner.imaging.files import replace_file
 from tests.imaging.builders import TRANSVERSE, mr_instance
 from tests.imaging.conformance import assert_valid_dicom
 
 MODEL = ModelReference("plane", "3", "ab" * 32)
+IMPORTANCE = Importance(MODEL, "recurrent", "layer3", "cam", 8)
 RAMP = np.tile(np.linspace(-2, 4, 96, dtype=np.float32), (96, 1))
 pytestmark = pytest.mark.filterwarnings("ignore:The string:UserWarning")
 
@@ -78,7 +89,7 @@ def test_a_simulated_image_is_valid_and_marked_everywhere(tmp_path: Path) -> Non
     assert image.BurnedInAnnotation == "YES"
     for word in ("recurrent", "plane", "version 3", "ab" * 32, "failed check 2", "NOT FOR DIAGNOSTIC USE"):
         assert word in image.DerivationDescription
-    assert "Simulated recurrent" in image.SeriesDescription
+    assert image.SeriesDescription == "No explanation: simulated recurrent, not for diagnosis"
     assert (image.Rows, image.Columns) == (384, 384)
     assert list(image.PixelSpacing) == pytest.approx([160 / 384] * 2)
     plain = np.kron(np.clip((RAMP + 2) / 6 * 255, 0, 255), np.ones((4, 4)))
@@ -106,19 +117,23 @@ def test_a_heat_map_lies_over_its_real_source_and_refers_to_it(tmp_path: Path) -
     image, grid, path = decode(source), Grid(160, 96), tmp_path / "heat.dcm"
     hot = np.zeros((96, 96))
     hot[30:34, 60:64] = 1
-    heat_map_dicom(path, source, grid.project(hot, image), MODEL, "recurrent")
+    heat_map_dicom(path, source, grid.project(hot, image), IMPORTANCE)
     assert_valid_dicom(path)
     overlay = dcmread(path)
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate"):
         assert overlay[keyword].value == source[keyword].value
     assert overlay.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
-    assert list(overlay.PatientOrientation) == ["L", "P"]
+    assert list(overlay.PatientOrientation) == ["L", "PF"]  # tilted by 17°
     assert list(overlay.PixelSpacing) == list(source.PixelSpacing)
     assert overlay.SeriesInstanceUID != source.SeriesInstanceUID
     assert overlay.SpecificCharacterSet == "ISO_IR 192"
-    for word in ("recurrent", "plane version 3", "ab" * 32, "NOT FOR DIAGNOSTIC USE"):
+    for word in ("recurrent in layer3, 8 channels by cam", "plane version 3", "ab" * 32, "NOT FOR DIAGNOSTIC USE"):
         assert word in overlay.DerivationDescription
-    red_less_blue = overlay.pixel_array[:300, :, 0].astype(int) - overlay.pixel_array[:300, :, 2]
+    assert overlay.SeriesDescription == "Heat map recurrent, not for diagnosis"
+    # What is below the slice is the legend.
+    assert overlay.Columns == 384 < overlay.Rows
+    assert overlay.pixel_array[384:].any()
+    red_less_blue = overlay.pixel_array[:384, :, 0].astype(int) - overlay.pixel_array[:384, :, 2]
     rows, columns = np.nonzero(red_less_blue > 40)
     # 32 grid pixels of 1.667 mm from the corner of a field of 160 mm, in a source of 192 mm at 0.5 mm.
     assert (rows.mean(), columns.mean()) == pytest.approx((138, 238), abs=2)
@@ -129,7 +144,9 @@ def test_a_name_in_another_character_set_is_kept(tmp_path: Path) -> None:
     source.SpecificCharacterSet = "ISO_IR 100"
     source.PatientName = "Mül^Jürg"
     source.save_as(tmp_path / "source.dcm")
-    heat_map_dicom(tmp_path / "a.dcm", dcmread(tmp_path / "source.dcm"), np.zeros((384, 384)), MODEL, "größer")
+    heat_map_dicom(
+        tmp_path / "a.dcm", dcmread(tmp_path / "source.dcm"), np.zeros((384, 384)), replace(IMPORTANCE, label="größer")
+    )
     written = dcmread(tmp_path / "a.dcm")
     assert str(written.PatientName) == "Mül^Jürg"
     assert "größer" in written.DerivationDescription
@@ -138,10 +155,37 @@ def test_a_name_in_another_character_set_is_kept(tmp_path: Path) -> None:
 def test_slices_of_a_source_series_share_a_series(tmp_path: Path) -> None:
     for name in ("07", "10"):
         source = dcmread(TRANSVERSE / f"{name}.dcm")
-        heat_map_dicom(tmp_path / f"{name}.dcm", source, np.zeros((384, 384)), MODEL, "a")
+        heat_map_dicom(tmp_path / f"{name}.dcm", source, np.zeros((384, 384)), IMPORTANCE)
     first, second = (dcmread(tmp_path / f"{name}.dcm") for name in ("07", "10"))
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
     assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("cosines", "said"),
+    [
+        ([0, 1, 0, 0, 0, -1], ["P", "F"]),
+        ([0.8, 0.36, 0.48, -0.6, 0.48, 0.64], ["LHP", "HRP"]),
+        ([0.999, 0.04, 0, -0.04, 0.999, 0], ["L", "P"]),
+        (None, ""),
+    ],
+)
+def test_a_heat_map_says_where_left_is(tmp_path: Path, cosines: list[float] | None, said: list[str] | str) -> None:
+    source = mr_instance(np.zeros((6, 8), np.uint16), ImageOrientationPatient=cosines)
+    heat_map_dicom(tmp_path / "a.dcm", source, np.zeros((6, 8)), IMPORTANCE)
+    assert_valid_dicom(tmp_path / "a.dcm")
+    assert dcmread(tmp_path / "a.dcm").PatientOrientation == said
+
+
+def test_the_same_heat_map_has_the_same_uid_whatever_its_last_digits(tmp_path: Path) -> None:
+    source, values = dcmread(TRANSVERSE / "10.dcm"), np.random.default_rng(0).random((384, 384), np.float32)
+    uids = []
+    for index, (map_, importance) in enumerate(
+        [(values, IMPORTANCE), (values * (1 - 1e-6), IMPORTANCE), (values, replace(IMPORTANCE, layer="stem"))]
+    ):
+        heat_map_dicom(tmp_path / f"{index}.dcm", source, map_, importance)
+        uids.append(dcmread(tmp_path / f"{index}.dcm").SOPInstanceUID)
+    assert uids[0] == uids[1] != uids[2]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +198,7 @@ def test_slices_of_a_source_series_share_a_series(tmp_path: Path) -> None:
 )
 def test_a_wrong_heat_map_is_refused(tmp_path: Path, heat_map: np.ndarray, field: str) -> None:
     with pytest.raises(ImageError) as error:
-        heat_map_dicom(tmp_path / "a.dcm", dcmread(TRANSVERSE / "10.dcm"), heat_map, MODEL, "a")
+        heat_map_dicom(tmp_path / "a.dcm", dcmread(TRANSVERSE / "10.dcm"), heat_map, IMPORTANCE)
     assert error.value.field == field
     assert not list(tmp_path.iterdir())
 
@@ -163,7 +207,7 @@ def test_a_source_without_what_its_study_needs_is_an_image_error(tmp_path: Path)
     source = mr_instance(np.zeros((6, 8), np.uint16))
     del source.StudyInstanceUID
     with pytest.raises(ImageError):
-        heat_map_dicom(tmp_path / "a.dcm", source, np.zeros((6, 8)), MODEL, "a")
+        heat_map_dicom(tmp_path / "a.dcm", source, np.zeros((6, 8)), IMPORTANCE)
 
 
 def test_without_highdicom_the_extra_is_named(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """`limner features`: what a model looks at in each slice, as tables and as heat maps over the slices."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from PIL import Image as Picture
 from pydicom import dcmread
 from rich.text import Text
@@ -22,10 +21,10 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
-from limner.cli.predict import Paths, SendDicom, finish, report_others
-from limner.cli.sources import each_frame, find_files
+from limner.cli.predict import Paths, SendDicom, finish
+from limner.cli.rules import Rules, find_images
 from limner.images import Image, load
-from limner.imaging import ModelReference, Slice, heat_map_dicom
+from limner.imaging import Importance, ModelReference, Slice, heat_map_dicom
 from limner.imaging.files import file_name, replace_file
 from limner.imaging.pictures import grey, overlay
 from limner.types import FeatureOptions, ImageFeatures, ImportanceMethod, ModelIdentity
@@ -36,13 +35,14 @@ SHOWN_CHANNELS = 5
 def features(
     model: ModelArgument,
     paths: Paths,
+    rules: Rules = None,
     layer: Annotated[
         list[str] | None, typer.Option(help="stem, layer1 ... layer4; may be given again. Default layer4.")
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Channels of each layer; default a tenth.")] = None,
     method: Annotated[
-        ImportanceMethod | None, typer.Option(help="How importance is measured; default gradient_x_deviation.")
-    ] = None,
+        ImportanceMethod, typer.Option(help="How importance is measured.")
+    ] = ImportanceMethod.GRADIENT_X_DEVIATION,
     target: Annotated[str | None, typer.Option(help="Label that is explained; default: the predicted one.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Write heat maps over the slices here, as PNG.")] = None,
     dicom: Annotated[bool, typer.Option("--dicom", help="With --out: write them as Secondary Capture too.")] = False,
@@ -59,9 +59,11 @@ def features(
     """  # noqa: D301  \b keeps the lines apart
     if dicom and folder is None:
         raise typer.BadParameter("needs --out", param_hint="--dicom")
-    files, others = find_files(paths)
-    report_others(others)
-    images = {image.id or str(image.content): image for image in each_frame(files)}
+    if dicom and find_spec("highdicom") is None:
+        raise typer.BadParameter("needs highdicom: pip install 'limner[gateway]'", param_hint="--dicom")
+    sources = find_images(paths, rules)
+    sources.report()
+    images = {image.id or str(image.content): image for image in sources.images}
     options = FeatureOptions(
         layers=tuple(layer or ("layer4",)), method=method, target=target, top_k=top_k, heat_maps=folder is not None
     )
@@ -71,7 +73,10 @@ def features(
         for number, result in enumerate(bar.track(stream, total=len(images), description="extracting")):
             results.append(result)
             if folder is not None and result.ok and stream.model is not None:
-                _write(folder, f"{number:04d}", images[result.id], result, stream.model if dicom else None)
+                path = folder / f"{number:04d}-{file_name(Path(result.id).stem)}"
+                _write(path, images[result.id], result)
+                if dicom:
+                    _write_dicom(path, images[result.id], result, stream.model, method)
     if as_json:
         shown = [result.to_dict() for result in results]
         print_json({"model": stream.model and stream.model.to_dict(), "labels": stream.labels, "results": shown})
@@ -93,21 +98,25 @@ def _show(results: list[ImageFeatures]) -> None:
     print_table(table)
 
 
-def _write(folder: Path, number: str, image: Image, result: ImageFeatures, model: ModelIdentity | None) -> None:
-    """Write the heat map of each layer over the slice, as DICOM too where a model is given to be named in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(path: Path, image: Image, result: ImageFeatures) -> None:
+    """Write the heat map of each layer over the slice, as PNG; `path` is what the files' names begin with."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     source = load(image.content, image.frame)
     for layer in result.layers:
-        if layer.source_heat_map is None or not isinstance(source, Slice):
-            continue
-        path = folder / f"{number}-{file_name(Path(result.id).stem)}-{layer.layer}"
-        with replace_file(path.with_name(path.name + ".png")) as temporary:
+        if layer.source_heat_map is not None and isinstance(source, Slice):
             picture = Picture.fromarray(overlay(grey(source.pixels), layer.source_heat_map))
-            picture.save(temporary, format="PNG")
-        if model is not None:
-            _write_dicom(path.with_name(path.name + ".dcm"), image, layer.source_heat_map, result.target, model)
+            with replace_file(path.with_name(f"{path.name}-{layer.layer}.png")) as temporary:
+                picture.save(temporary, format="PNG")
 
 
-def _write_dicom(path: Path, image: Image, heat_map: NDArray[np.float32], target: str, model: ModelIdentity) -> None:
-    reference = ModelReference(model.name, model.version, model.digest)
-    heat_map_dicom(path, dcmread(str(image.content)), heat_map, reference, target, image.frame)
+def _write_dicom(
+    path: Path, image: Image, result: ImageFeatures, model: ModelIdentity, method: ImportanceMethod
+) -> None:
+    """Write the same as Secondary Capture."""
+    reference = ModelReference(**model.to_dict())
+    source = dcmread(str(image.content))
+    for layer in result.layers:
+        if layer.source_heat_map is not None:
+            importance = Importance(reference, result.target, layer.layer, method, len(layer.top))
+            file = path.with_name(f"{path.name}-{layer.layer}.dcm")
+            heat_map_dicom(file, source, layer.source_heat_map, importance, image.frame)

@@ -15,7 +15,8 @@ import typer
 from limner.cli import gateway_status
 from limner.cli.common import SERVER, Server, connect
 from limner.cli.gateway_status import FOLDER, Folder
-from limner.imaging.selection import SelectionRules
+from limner.cli.rules import Rules, rules_of
+from limner.gateway.kinds import DEFAULT, Kind
 
 if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
@@ -43,6 +44,13 @@ def run(
             help="Send reports there by STOW-RS; credentials: LIMNER_STOW_TOKEN, or LIMNER_STOW_USER and …_PASSWORD.",
         ),
     ] = "",
+    send: Annotated[
+        list[Kind] | None,
+        typer.Option(
+            help="What goes back for a series; again for another. heat-map: a parametric map; picture: it over slices. "
+            "Default: report."
+        ),
+    ] = None,
     ae_title: Annotated[str, typer.Option("--aet", help="AE title of this node.")] = "LIMNER",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - a modality is elsewhere
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one and prints it.")] = 11112,
@@ -60,6 +68,7 @@ def run(
         float, typer.Option(min=0, help="Nothing is taken that would leave less free on the disk, in GiB.")
     ] = 1,
     quiet_s: Annotated[float, typer.Option(min=0, help="A study is complete after so long without an instance.")] = 30,
+    rules: Rules = None,
     complete_count: Annotated[
         int, typer.Option(min=0, help="A study of so many instances is complete at once; 0: no number is.")
     ] = 0,
@@ -98,7 +107,14 @@ def run(
     tls = _tls(tls_certificate, tls_key, tls_ca)
     limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
-        model, SelectionRules(), quiet_s, complete_count, attempts, keep_hours * 3600, commitment
+        model,
+        rules_of(rules),
+        quiet_s,
+        complete_count,
+        attempts,
+        keep_hours * 3600,
+        commitment,
+        send=tuple(send or DEFAULT),
     )
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from limner.cli import cohort, features, gateway, models, phantom, predict, report, simulate, train
+from limner.cli import cohort, deidentify, features, gateway, models, phantom, predict, report, select, simulate, train
 from limner.cli.common import FAILED, NOTICE, note
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
@@ -25,6 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("phantom")(phantom.phantom)
+app.command("select")(select.select)
+app.command("deidentify")(deidentify.deidentify)
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(train.app, name="train")
 app.command("predict")(predict.predict)

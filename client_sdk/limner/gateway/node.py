@@ -9,12 +9,9 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-from pydicom.dataset import Dataset
 
 from limner.client import Client
 from limner.errors import LimnerError, NotFoundError, UnavailableError
@@ -22,12 +19,12 @@ from limner.gateway.commitment import CommitmentProvider
 from limner.gateway.database import JournalError
 from limner.gateway.destinations import Destination, DestinationError, UnreachableError
 from limner.gateway.journal import Journal
+from limner.gateway.kinds import DEFAULT, Kind
 from limner.gateway.receiver import ListenSettings, Receiver
 from limner.gateway.records import State, Study
-from limner.gateway.results import prediction_report
-from limner.gateway.scoring import SeriesScore, score_study
-from limner.imaging.dicom import read_header
-from limner.imaging.selection import SelectionRules
+from limner.gateway.results import series_results
+from limner.gateway.scoring import score_study
+from limner.imaging.rules import SelectionRules
 
 PRUNE_EVERY_S = 3600.0
 PAUSE_AFTER_FAILURE_S = 5.0
@@ -58,6 +55,8 @@ class GatewaySettings:
         Whether storage commitment is offered.
     poll_s
         Pause between two looks into the journal.
+    send
+        The kinds of results that go back to the PACS.
     """
 
     model: str
@@ -68,6 +67,7 @@ class GatewaySettings:
     keep_s: float = 86400.0
     commitment: bool = False
     poll_s: float = 0.2
+    send: tuple[Kind, ...] = DEFAULT
 
 
 class Worker:
@@ -145,21 +145,20 @@ class Scoring:
     def take(self, study: Study) -> None:
         """Have a study scored, and keep its results."""
         score = score_study(self.client, self.settings.model, self.journal.study_folder(study.uid), self.settings.rules)
-        results = [self._report(series) for series in score.series]
-        scored = {uid for series in score.series for uid in _scored_files(series).values()}
-        if self.journal.keep_results(study, results, scored, score.dead, "; ".join(score.left_out)):
+        kept, missing = [], list(score.left_out)
+        for series in score.series:
+            results = series_results(self.client, series, self.settings.send)
+            for result in results.objects:
+                with self.journal.writing_result(result.SOPInstanceUID) as file:
+                    result.save_as(file, enforce_file_format=True)
+                kept.append(str(result.SOPInstanceUID))
+            missing += results.missing
+        scored = {part.instance_uid for series in score.series for part, _ in series.scored}
+        if self.journal.keep_results(study, kept, scored, score.dead, "; ".join(missing)):
             _log.info(
                 "study %d is scored: %d series, %d instances, %d dead",
                 *(study.number, len(score.series), len(scored), len(score.dead)),
             )
-
-    def _report(self, score: SeriesScore) -> str:
-        """Write the report of a series; return its SOPInstanceUID."""
-        card = self.client.model(f"{score.model.name}:{score.model.version}").card
-        report = prediction_report(score, _sources(score), card)
-        with self.journal.writing_result(report.SOPInstanceUID) as file:
-            report.save_as(file, enforce_file_format=True)
-        return str(report.SOPInstanceUID)
 
 
 @dataclass(frozen=True)
@@ -239,13 +238,3 @@ def _repeat(step: Callable[[], object], pause_s: float, stopped: threading.Event
 def _where(error: Exception) -> str:
     """Return where an error was raised, and not what it says: that may quote the patient's data."""
     return "".join(traceback.format_tb(error.__traceback__))
-
-
-def _scored_files(score: SeriesScore) -> dict[Path, str]:
-    """Return the files of the instances that were scored, each once, and their SOPInstanceUIDs."""
-    parts = zip(score.series.slices, score.results, strict=True)
-    return {Path(part.path): part.instance_uid for part, result in parts if result.ok}
-
-
-def _sources(score: SeriesScore) -> Sequence[Dataset]:
-    return [read_header(path) for path in _scored_files(score)]

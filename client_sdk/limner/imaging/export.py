@@ -5,13 +5,9 @@ and says so in its name; a heat map joins the patient and the study of its sourc
 not there. It judges nothing: what kept a simulated image from being an explanation is the caller's to say, in `note`.
 """
 
-from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from re import sub
-from types import ModuleType
-from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,26 +15,31 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from limner.imaging.derived import (
+    CHARACTER_SET,
+    Importance,
+    ModelReference,
+    describe,
+    equipment,
+    finish,
+    highdicom,
+    names_as_they_are,
+    series_number,
+    stand_in,
+    whole_number,
+    write_dicom,
+)
 from limner.imaging.dicom import decode
 from limner.imaging.errors import ImageError
 from limner.imaging.files import replace_file
-from limner.imaging.headers import as_image_errors, frame_count, orientation
-from limner.imaging.pictures import Window, captioned, grey, overlay
+from limner.imaging.headers import as_image_errors, frame_count
+from limner.imaging.pictures import Window, captioned, grey, overlay, with_legend
+from limner.imaging.slices import Slice
 
 SIMULATED_MARK = "SIMULATED - NOT FOR DIAGNOSTIC USE"
 HEAT_MAP_MARK = "NOT FOR DIAGNOSTIC USE"
 
-
-@dataclass(frozen=True)
-class ModelReference:
-    """The model that made a result: its name, its version and the sha256 of its artifact, in hexadecimal."""
-
-    name: str
-    version: str
-    digest: str
-
-    def __str__(self) -> str:
-        return f"{self.name} version {self.version} sha256 {self.digest}"
+_SERIES_OFFSET = 9000
 
 
 def write_png(
@@ -100,7 +101,7 @@ def simulated_dicom(
         See `write_png`.
     note
         What keeps the image from being an explanation, such as 'failed check 2: d 0.3, expected at least 1.0', said in
-        the caption and the description. Empty only where every gate was passed; `SimulationResult.export` knows that.
+        the caption and the descriptions. Empty only where every gate was passed; `SimulationResult.export` knows that.
 
     Raises
     ------
@@ -111,14 +112,13 @@ def simulated_dicom(
     OSError
         When the file cannot be written; nothing is left behind.
     """
-    highdicom = _highdicom()
     if not 0 < spacing_mm <= 100:
         raise ImageError("spacing_mm", spacing_mm, "a number over 0 and at most 100, in mm")
     caption = "\n".join(filter(None, (note, f"simulated class: {label}", SIMULATED_MARK)))
     picture, factor = captioned(Image.fromarray(grey(pixels, window)), caption)
     identity = [SIMULATED_MARK, str(model), label, note, _digest(np.asarray(picture))]
     name = sub(r"[^A-Z0-9 -]", "_", label.upper())[:50]
-    image = highdicom.sc.SCImage(
+    image: Dataset = highdicom().sc.SCImage(
         pixel_array=np.asarray(picture),
         photometric_interpretation="MONOCHROME2",
         bits_allocated=8,
@@ -131,29 +131,25 @@ def simulated_dicom(
         sop_instance_uid=generate_uid(entropy_srcs=[*identity, "instance"]),
         series_number=1,
         instance_number=1,
-        manufacturer="Limner",
         pixel_spacing=(spacing_mm / factor, spacing_mm / factor),
         transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=CHARACTER_SET,
+        **equipment(model),
     )
     # The grid of a cohort may lie in any plane, so the image's orientation is not known.
     image.PatientOrientation = ""
     made = f"Image of class {label} simulated from the weights and feature maps of {model}."
-    _mark(image, f"Simulated {label}", " ".join(filter(None, (made, note, SIMULATED_MARK))))
-    _save(image, path)
+    _mark(image)
+    title = f"No explanation: simulated {label}" if note else f"Simulated {label}"
+    describe(image, title, " ".join(filter(None, (made, note, SIMULATED_MARK))))
+    write_dicom(path, image)
 
 
 @as_image_errors
 def heat_map_dicom(
-    path: Path,
-    source: Dataset,
-    heat_map: NDArray[np.generic],
-    model: ModelReference,
-    label: str,
-    frame: int = 0,
+    path: Path, source: Dataset, heat_map: NDArray[np.generic], importance: Importance, frame: int = 0
 ) -> None:
     """Write a heat map over its source slice as Secondary Capture DICOM in colour, in the source's study.
-
-    Maps of one source series, model and label share a series; the same content has the same SOPInstanceUID.
 
     Parameters
     ----------
@@ -161,12 +157,8 @@ def heat_map_dicom(
         In a folder that exists; replaced as a whole.
     source
         The whole MR instance, as read by pydicom.
-    heat_map
-        `(rows, columns)` of the source, 0 to 1; see `Grid.project`.
-    model, label
-        What the heat map explains: this model's logit of this class.
-    frame
-        The frame of a multi-frame source, from 0.
+    heat_map, importance, frame
+        See `heat_map_capture`.
 
     Raises
     ------
@@ -177,59 +169,87 @@ def heat_map_dicom(
     OSError
         When the file cannot be written; nothing is left behind.
     """
-    highdicom = _highdicom()
-    image = decode(source, frame)
-    blended = Image.fromarray(overlay(grey(image.pixels), heat_map))
-    picture, factor = captioned(blended, f"importance for {label}, {model.name} {model.version}\n{HEAT_MAP_MARK}")
-    identity = [str(source.SeriesInstanceUID), str(model), label]
-    of_instance = [str(source.SOPInstanceUID), str(frame), _digest(np.asarray(picture))]
-    with catch_warnings():
-        # The patient's name is the source's own, however it is written there.
-        filterwarnings("ignore", "The string .* is unlikely to represent", UserWarning)
-        captured = highdicom.sc.SCImage.from_ref_dataset(
-            source,
+    write_dicom(path, heat_map_capture(source, decode(source, frame), heat_map, importance, frame))
+
+
+@as_image_errors
+def heat_map_capture(
+    source: Dataset, image: Slice, heat_map: NDArray[np.generic], importance: Importance, frame: int = 0
+) -> Dataset:
+    """Return a heat map over its source slice as Secondary Capture in colour, in the source's study.
+
+    Those of one source series and importance share a series. The same question has the same SOPInstanceUID: it follows
+    from the source, the frame and the importance.
+
+    Parameters
+    ----------
+    source
+        The MR instance as read by pydicom, with its pixels or without.
+    image
+        Its frame, decoded.
+    heat_map
+        `(rows, columns)` of the source, 0 to 1; see `Grid.project`.
+    importance
+        What the heat map shows.
+    frame
+        The frame of a multi-frame source, from 0.
+
+    Raises
+    ------
+    ImageError
+        When the heat map has another shape or range, or the source lacks what its study needs.
+    ModuleNotFoundError
+        When the extra `limner[gateway]` is not installed.
+    """
+    header, model = stand_in(source), importance.model
+    caption = f"0 to 1: {importance}\n{model.name} version {model.version}\n{HEAT_MAP_MARK}"
+    picture, factor = with_legend(Image.fromarray(overlay(grey(image.pixels), heat_map)), caption)
+    identity = [str(source.SeriesInstanceUID), str(model), str(importance)]
+    of_instance = [str(source.SOPInstanceUID), str(frame), "picture"]
+    with names_as_they_are():
+        captured: Dataset = highdicom().sc.SCImage.from_ref_dataset(
+            header,
             pixel_array=np.asarray(picture),
             photometric_interpretation="RGB",
             bits_allocated=8,
             coordinate_system="PATIENT",
-            patient_orientation=_directions(image.orientation or (1, 0, 0, 0, 1, 0)),
+            patient_orientation=("L", "P"),  # for now: highdicom knows no oblique ones
             series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
             sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
-            series_number=min(int(source.get("SeriesNumber") or 0) + 9000, 2**31 - 1),
-            instance_number=int(source.get("InstanceNumber") or 0) + frame,
-            manufacturer="Limner",
+            series_number=series_number(header, _SERIES_OFFSET),
+            instance_number=max(whole_number(header, "InstanceNumber") + frame, 1),
             pixel_spacing=(image.row_spacing_mm / factor, image.column_spacing_mm / factor),
             transfer_syntax_uid=ExplicitVRLittleEndian,
+            specific_character_set=CHARACTER_SET,
+            **equipment(model),
         )
-    if orientation(source, frame) is None:
-        captured.PatientOrientation = ""
+    # Beyond what makes a patient and a study: age, weight, description.
+    captured.copy_patient_and_study_information(header)
+    captured.PatientOrientation = _directions(image.orientation)
     captured.SourceImageSequence = [_reference(source, frame)]
-    made = f"Heat map of the importance for class {label} over its source image, by {model}. {HEAT_MAP_MARK}"
-    _mark(captured, f"Heat map {label}", made)
-    _save(captured, path)
-
-
-def _highdicom() -> ModuleType:
-    try:
-        import highdicom.sc
-    except ModuleNotFoundError as error:
-        message = "DICOM output needs highdicom: pip install 'limner[gateway]'"
-        raise ModuleNotFoundError(message, name=error.name) from error
-    return highdicom
+    made = f"Heat map of the {importance}, over its source image, by {model}. {HEAT_MAP_MARK}"
+    _mark(captured)
+    finish(captured, source, f"Heat map {importance.label}", made)
+    return captured
 
 
 def _digest(pixels: NDArray[np.generic]) -> str:
     return sha256(pixels.tobytes()).hexdigest()
 
 
-def _directions(cosines: tuple[float, ...]) -> tuple[str, str]:
-    """Return where the rows and the columns run, to the nearest of the patient's axes (PS3.3 C.7.6.1.1.1)."""
+def _directions(cosines: tuple[float, ...] | None) -> list[str] | str:
+    """Return where the rows and the columns run, in letters of the patient's axes, the nearest first.
 
-    def nearest(vector: tuple[float, ...]) -> str:
-        axis = int(np.abs(vector).argmax())
-        return (("L", "R"), ("P", "A"), ("H", "F"))[axis][vector[axis] < 0]
+    None where that is not known (PS3.3 C.7.6.1.1.1). Less than 6° from a plane has no letter.
+    """
+    if cosines is None:
+        return ""
 
-    return nearest(cosines[:3]), nearest(cosines[3:])
+    def letters(vector: tuple[float, ...]) -> str:
+        parts = sorted(zip(vector, ("LR", "PA", "HF"), strict=True), key=lambda part: -abs(part[0]))
+        return "".join(ends[part < 0] for part, ends in parts if abs(part) > 0.1)
+
+    return [letters(cosines[:3]), letters(cosines[3:])]
 
 
 def _reference(source: Dataset, frame: int) -> Dataset:
@@ -241,18 +261,7 @@ def _reference(source: Dataset, frame: int) -> Dataset:
     return reference
 
 
-def _mark(image: Dataset, description: str, derivation: str) -> None:
+def _mark(image: Dataset) -> None:
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "YES"
     image.Laterality = ""
-    image.SpecificCharacterSet = "ISO_IR 192"
-    # At most 64 bytes, and without the backslash that would make two values of it (PS3.5 6.2, 6.4).
-    short = description.replace("\\", "/").encode()[:44].decode(errors="ignore")
-    image.SeriesDescription = f"{short}, not for diagnosis"
-    image.DerivationDescription = derivation[:1024]
-    image.SoftwareVersions = version("limner")
-
-
-def _save(image: Dataset, path: Path) -> None:
-    with replace_file(path) as temporary:
-        image.save_as(temporary, enforce_file_format=True)

@@ -76,12 +76,17 @@ class Plot:
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write it as SVG and as PNG of 300 dpi, with a white ground; return the two files."""
         paths = folder / f"{self.name}.svg", folder / f"{self.name}.png"
+        figure = self.figure()
         with _styled(PRINT, "path"):
-            figure = self.draw(PRINT)
             for path in paths:
                 with replace_file(path) as temporary:
                     temporary.write_bytes(_save(figure, path.suffix[1:], transparent=False))
         return paths
+
+    def figure(self) -> Figure:
+        """Return it as a figure of matplotlib, in the colours of print."""
+        with _styled(PRINT, "path"):
+            return self.draw(PRINT)
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:

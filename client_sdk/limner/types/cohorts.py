@@ -1,8 +1,12 @@
 """Cohorts and imports."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from limner.types.common import Rejection, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class CohortSubject(Result):
@@ -26,6 +30,12 @@ class Cohort(Result):
     digest: str
     created: datetime
     instances: tuple[str, ...] = ()
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row for each subject, as a table of pandas (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.frame(notebook.rows(self))
 
 
 class ImportResult(Result):

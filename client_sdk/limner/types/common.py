@@ -29,6 +29,12 @@ class Result(BaseModel):
         fields: dict[str, Any] = from_json(to_json(self, inf_nan_mode="null"))
         return fields
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from limner import notebook
+
+        return notebook.html(self)
+
 
 class Failure(Result):
     """Why one image, slice or file failed while its neighbours went on.

@@ -1,9 +1,18 @@
 """Importance of channels, feature maps and heat maps."""
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.imaging.slices import Slice
 from limner.types.common import FloatArray, ModelIdentity, Result
 from limner.types.prediction import ItemResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 class ImportanceMethod(StrEnum):
@@ -95,6 +104,24 @@ class ImageFeatures(ItemResult):
     layers: tuple[LayerFeatures, ...] = ()
     embedding: FloatArray | None = None
 
+    def plot(self, image: Slice | NDArray[np.generic] | None = None) -> "Figure":
+        """Draw the heat map of each layer (`limner[notebook]`).
+
+        Parameters
+        ----------
+        image
+            What they are laid over: the slice or pixels `(rows, columns)` that were sent, or the grid array
+            `(size, size)`. None: the heat maps alone.
+
+        Raises
+        ------
+        InvalidInputError
+            There are no heat maps, or the image has another shape.
+        """
+        from limner import notebook
+
+        return notebook.plot_heat_maps(self, image)
+
 
 class FeaturesResult(Result):
     """Features of several images, in the order given."""
@@ -103,3 +130,9 @@ class FeaturesResult(Result):
     labels: tuple[str, ...]
     method: ImportanceMethod
     results: tuple[ImageFeatures, ...]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row for each top channel of each layer and image, as a table of pandas (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.frame(notebook.rows(self))

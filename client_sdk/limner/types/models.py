@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from limner.imaging.grid import Grid
 from limner.types.common import Metric, ModelIdentity, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ModelState(StrEnum):
@@ -44,3 +48,9 @@ class Model(Result):
     created: datetime | None
     card: Mapping[str, JsonValue]
     error: str
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row for each metric, as a table of pandas (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.frame(notebook.rows(self))

@@ -1,6 +1,11 @@
 """Predictions of images and subjects."""
 
+from typing import TYPE_CHECKING
+
 from limner.types.common import Failure, ModelIdentity, Prediction, Result, SubjectResult, Timing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ItemResult(Result):
@@ -29,3 +34,9 @@ class PredictResult(Result):
     labels: tuple[str, ...]
     results: tuple[ImageResult, ...]
     subjects: tuple[SubjectResult, ...]
+
+    def to_pandas(self, *, subjects: bool = False) -> "pd.DataFrame":
+        """Return one row for each image, or for each of their `subjects`, as a table of pandas (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.frame(notebook.subject_rows(self) if subjects else notebook.rows(self))

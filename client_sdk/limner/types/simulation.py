@@ -2,10 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from limner.imaging.grid import Grid
 from limner.types.common import FloatArray, Metric, ModelIdentity, Prediction, Result
 from limner.types.features import ImportanceMethod
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 class SimulationMethod(StrEnum):
@@ -160,6 +165,18 @@ class SimulationResult(Result):
     def failed_gates(self) -> tuple[Check, ...]:
         """The checks that keep this from being called an explanation: gates that failed or could not be run."""
         return tuple(check for check in self.checks if check.gate and not (check.ran and check.passed))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row for each check, as a table of pandas (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.frame(notebook.rows(self))
+
+    def plot(self) -> "Figure":
+        """Draw the images, their nearest real slices and what tells the classes apart (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.plot_simulation(self)
 
     def export(self, folder: Path, *, allow_failed: bool = False, dicom: bool = True) -> tuple[Path, ...]:
         """Write the images to a folder, as PNG and DICOM that say what they are; see `limner.simulated.export`.

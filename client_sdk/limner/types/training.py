@@ -2,9 +2,13 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from limner.imaging.grid import Grid
 from limner.types.common import Metric, ModelIdentity, Progress, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class JobState(StrEnum):
@@ -139,3 +143,9 @@ class Training(Result):
     resumed: int
     created: datetime
     ended: datetime | None
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row for each metric, as a table of pandas (`limner[notebook]`)."""
+        from limner import notebook
+
+        return notebook.frame(notebook.rows(self))

@@ -26,37 +26,37 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from limner.v1 import common_pb2 as limner_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18limner/v1/training.proto\x12\tlimner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16limner/v1/common.proto\"\xaf\x05\n\x0eTrainingConfig\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x1d\n\x04grid\x18\x02 \x01(\x0b\x32\x0f.limner.v1.Grid\x12\x12\n\x05\x66olds\x18\x03 \x01(\rH\x00\x88\x01\x01\x12&\n\tfold_unit\x18\x04 \x01(\x0e\x32\x13.limner.v1.FoldUnit\x12\x13\n\x06\x65pochs\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nbatch_size\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x1c\n\x0flabel_smoothing\x18\t \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x06\x88\x01\x01\x12\x12\n\npretrained\x18\x0b \x01(\t\x12\x13\n\x06halves\x18\x0c \x01(\x08H\x07\x88\x01\x01\x12\x14\n\x07repeats\x18\r \x01(\rH\x08\x88\x01\x01\x12\x1a\n\rclass_weights\x18\x0e \x01(\x08H\t\x88\x01\x01\x12\x14\n\x0c\x61ugmentation\x18\x0f \x01(\t\x12\x15\n\x08patience\x18\x10 \x01(\rH\n\x88\x01\x01\x12\x15\n\x08\x65nsemble\x18\x11 \x01(\x08H\x0b\x88\x01\x01\x12\x1b\n\x0elearning_curve\x18\x12 \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x07sibling\x18\x13 \x01(\x08H\r\x88\x01\x01\x42\x08\n\x06_foldsB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_weight_decayB\x12\n\x10_label_smoothingB\x07\n\x05_seedB\t\n\x07_halvesB\n\n\x08_repeatsB\x10\n\x0e_class_weightsB\x0b\n\t_patienceB\x0b\n\t_ensembleB\x11\n\x0f_learning_curveB\n\n\x08_sibling\"`\n\x14StartTrainingRequest\x12\x0e\n\x06\x63ohort\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x19.limner.v1.TrainingConfig\"\x93\x01\n\x10TrainingProgress\x12%\n\x08progress\x18\x01 \x01(\x0b\x32\x13.limner.v1.Progress\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\r\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01\x12\x19\n\x11images_per_second\x18\x06 \x01(\x01\"R\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x10\n\x08interval\x18\x05 \x01(\t\"\xf9\x02\n\x08Training\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x63ohort\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12)\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x19.limner.v1.TrainingConfig\x12\"\n\x05state\x18\x05 \x01(\x0e\x32\x13.limner.v1.JobState\x12-\n\x08progress\x18\x06 \x01(\x0b\x32\x1b.limner.v1.TrainingProgress\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12(\n\x06result\x18\x08 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\"\n\x07metrics\x18\t \x03(\x0b\x32\x11.limner.v1.Metric\x12\x0f\n\x07resumed\x18\n \x01(\r\x12+\n\x07\x63reated\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\x14WatchTrainingRequest\x12\n\n\x02id\x18\x01 \x01(\t\" \n\x12GetTrainingRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14ListTrainingsRequest\"?\n\x15ListTrainingsResponse\x12&\n\ttrainings\x18\x01 \x03(\x0b\x32\x13.limner.v1.Training\"#\n\x15\x43\x61ncelTrainingRequest\x12\n\n\x02id\x18\x01 \x01(\t*Q\n\x08\x46oldUnit\x12\x19\n\x15\x46OLD_UNIT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46OLD_UNIT_SUBJECT\x10\x01\x12\x13\n\x0f\x46OLD_UNIT_SLICE\x10\x02*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\x81\x03\n\x0fTrainingService\x12\x45\n\rStartTraining\x12\x1f.limner.v1.StartTrainingRequest\x1a\x13.limner.v1.Training\x12G\n\rWatchTraining\x12\x1f.limner.v1.WatchTrainingRequest\x1a\x13.limner.v1.Training0\x01\x12\x41\n\x0bGetTraining\x12\x1d.limner.v1.GetTrainingRequest\x1a\x13.limner.v1.Training\x12R\n\rListTrainings\x12\x1f.limner.v1.ListTrainingsRequest\x1a .limner.v1.ListTrainingsResponse\x12G\n\x0e\x43\x61ncelTraining\x12 .limner.v1.CancelTrainingRequest\x1a\x13.limner.v1.Trainingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18limner/v1/training.proto\x12\tlimner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16limner/v1/common.proto\"\xaf\x05\n\x0eTrainingConfig\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x1d\n\x04grid\x18\x02 \x01(\x0b\x32\x0f.limner.v1.Grid\x12\x12\n\x05\x66olds\x18\x03 \x01(\rH\x00\x88\x01\x01\x12&\n\tfold_unit\x18\x04 \x01(\x0e\x32\x13.limner.v1.FoldUnit\x12\x13\n\x06\x65pochs\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nbatch_size\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x1c\n\x0flabel_smoothing\x18\t \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\n \x01(\x04H\x06\x88\x01\x01\x12\x12\n\npretrained\x18\x0b \x01(\t\x12\x13\n\x06halves\x18\x0c \x01(\x08H\x07\x88\x01\x01\x12\x14\n\x07repeats\x18\r \x01(\rH\x08\x88\x01\x01\x12\x1a\n\rclass_weights\x18\x0e \x01(\x08H\t\x88\x01\x01\x12\x14\n\x0c\x61ugmentation\x18\x0f \x01(\t\x12\x15\n\x08patience\x18\x10 \x01(\rH\n\x88\x01\x01\x12\x15\n\x08\x65nsemble\x18\x11 \x01(\x08H\x0b\x88\x01\x01\x12\x1b\n\x0elearning_curve\x18\x12 \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x07sibling\x18\x13 \x01(\x08H\r\x88\x01\x01\x42\x08\n\x06_foldsB\t\n\x07_epochsB\r\n\x0b_batch_sizeB\x10\n\x0e_learning_rateB\x0f\n\r_weight_decayB\x12\n\x10_label_smoothingB\x07\n\x05_seedB\t\n\x07_halvesB\n\n\x08_repeatsB\x10\n\x0e_class_weightsB\x0b\n\t_patienceB\x0b\n\t_ensembleB\x11\n\x0f_learning_curveB\n\n\x08_sibling\"t\n\x14StartTrainingRequest\x12\x0e\n\x06\x63ohort\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x19.limner.v1.TrainingConfig\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x93\x01\n\x10TrainingProgress\x12%\n\x08progress\x18\x01 \x01(\x0b\x32\x13.limner.v1.Progress\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\r\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01\x12\x19\n\x11images_per_second\x18\x06 \x01(\x01\"R\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x10\n\x08interval\x18\x05 \x01(\t\"\xf9\x02\n\x08Training\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x63ohort\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12)\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x19.limner.v1.TrainingConfig\x12\"\n\x05state\x18\x05 \x01(\x0e\x32\x13.limner.v1.JobState\x12-\n\x08progress\x18\x06 \x01(\x0b\x32\x1b.limner.v1.TrainingProgress\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12(\n\x06result\x18\x08 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\"\n\x07metrics\x18\t \x03(\x0b\x32\x11.limner.v1.Metric\x12\x0f\n\x07resumed\x18\n \x01(\r\x12+\n\x07\x63reated\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\x14WatchTrainingRequest\x12\n\n\x02id\x18\x01 \x01(\t\" \n\x12GetTrainingRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14ListTrainingsRequest\"?\n\x15ListTrainingsResponse\x12&\n\ttrainings\x18\x01 \x03(\x0b\x32\x13.limner.v1.Training\"#\n\x15\x43\x61ncelTrainingRequest\x12\n\n\x02id\x18\x01 \x01(\t*Q\n\x08\x46oldUnit\x12\x19\n\x15\x46OLD_UNIT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46OLD_UNIT_SUBJECT\x10\x01\x12\x13\n\x0f\x46OLD_UNIT_SLICE\x10\x02*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\x81\x03\n\x0fTrainingService\x12\x45\n\rStartTraining\x12\x1f.limner.v1.StartTrainingRequest\x1a\x13.limner.v1.Training\x12G\n\rWatchTraining\x12\x1f.limner.v1.WatchTrainingRequest\x1a\x13.limner.v1.Training0\x01\x12\x41\n\x0bGetTraining\x12\x1d.limner.v1.GetTrainingRequest\x1a\x13.limner.v1.Training\x12R\n\rListTrainings\x12\x1f.limner.v1.ListTrainingsRequest\x1a .limner.v1.ListTrainingsResponse\x12G\n\x0e\x43\x61ncelTraining\x12 .limner.v1.CancelTrainingRequest\x1a\x13.limner.v1.Trainingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limner.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FOLDUNIT']._serialized_start=1694
-  _globals['_FOLDUNIT']._serialized_end=1775
-  _globals['_JOBSTATE']._serialized_start=1778
-  _globals['_JOBSTATE']._serialized_end=1932
+  _globals['_FOLDUNIT']._serialized_start=1714
+  _globals['_FOLDUNIT']._serialized_end=1795
+  _globals['_JOBSTATE']._serialized_start=1798
+  _globals['_JOBSTATE']._serialized_end=1952
   _globals['_TRAININGCONFIG']._serialized_start=97
   _globals['_TRAININGCONFIG']._serialized_end=784
   _globals['_STARTTRAININGREQUEST']._serialized_start=786
-  _globals['_STARTTRAININGREQUEST']._serialized_end=882
-  _globals['_TRAININGPROGRESS']._serialized_start=885
-  _globals['_TRAININGPROGRESS']._serialized_end=1032
-  _globals['_METRIC']._serialized_start=1034
-  _globals['_METRIC']._serialized_end=1116
-  _globals['_TRAINING']._serialized_start=1119
-  _globals['_TRAINING']._serialized_end=1496
-  _globals['_WATCHTRAININGREQUEST']._serialized_start=1498
-  _globals['_WATCHTRAININGREQUEST']._serialized_end=1532
-  _globals['_GETTRAININGREQUEST']._serialized_start=1534
-  _globals['_GETTRAININGREQUEST']._serialized_end=1566
-  _globals['_LISTTRAININGSREQUEST']._serialized_start=1568
-  _globals['_LISTTRAININGSREQUEST']._serialized_end=1590
-  _globals['_LISTTRAININGSRESPONSE']._serialized_start=1592
-  _globals['_LISTTRAININGSRESPONSE']._serialized_end=1655
-  _globals['_CANCELTRAININGREQUEST']._serialized_start=1657
-  _globals['_CANCELTRAININGREQUEST']._serialized_end=1692
-  _globals['_TRAININGSERVICE']._serialized_start=1935
-  _globals['_TRAININGSERVICE']._serialized_end=2320
+  _globals['_STARTTRAININGREQUEST']._serialized_end=902
+  _globals['_TRAININGPROGRESS']._serialized_start=905
+  _globals['_TRAININGPROGRESS']._serialized_end=1052
+  _globals['_METRIC']._serialized_start=1054
+  _globals['_METRIC']._serialized_end=1136
+  _globals['_TRAINING']._serialized_start=1139
+  _globals['_TRAINING']._serialized_end=1516
+  _globals['_WATCHTRAININGREQUEST']._serialized_start=1518
+  _globals['_WATCHTRAININGREQUEST']._serialized_end=1552
+  _globals['_GETTRAININGREQUEST']._serialized_start=1554
+  _globals['_GETTRAININGREQUEST']._serialized_end=1586
+  _globals['_LISTTRAININGSREQUEST']._serialized_start=1588
+  _globals['_LISTTRAININGSREQUEST']._serialized_end=1610
+  _globals['_LISTTRAININGSRESPONSE']._serialized_start=1612
+  _globals['_LISTTRAININGSRESPONSE']._serialized_end=1675
+  _globals['_CANCELTRAININGREQUEST']._serialized_start=1677
+  _globals['_CANCELTRAININGREQUEST']._serialized_end=1712
+  _globals['_TRAININGSERVICE']._serialized_start=1955
+  _globals['_TRAININGSERVICE']._serialized_end=2340
 # @@protoc_insertion_point(module_scope)

@@ -239,10 +239,15 @@ class StartTrainingRequest(_message.Message):
     COHORT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     cohort: _builtins.str
     """Name of the cohort. Required."""
     model: _builtins.str
     """Name of the model; the result is its next version. Letters, digits, '.', '_' and '-', at most 64. Required."""
+    request_id: _builtins.str
+    """Key of idempotence, drawn by the caller for each training that is wanted, at most 64 characters. Asking again under it, the answer having been
+    lost, gives the training that was started then. INVALID_ARGUMENT if that is another one. Default: every call starts a training.
+    """
     @_builtins.property
     def config(self) -> Global___TrainingConfig:
         """How to train."""
@@ -253,10 +258,11 @@ class StartTrainingRequest(_message.Message):
         cohort: _builtins.str = ...,
         model: _builtins.str = ...,
         config: Global___TrainingConfig | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "config", b"config", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "config", b"config", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

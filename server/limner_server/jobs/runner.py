@@ -91,9 +91,12 @@ class JobRunner:
         for task in list(self._tasks.values()):
             await _end(task)
 
-    async def submit(self, job: Job) -> Job:
-        """Queue a job under its id; if one of that id is unfinished or has succeeded, return that instead."""
-        submitted = await asyncio.to_thread(self._store.submit, job)
+    async def submit(self, job: Job, *, again: bool = True) -> Job:
+        """Queue a job under its id; if there is one of that id, return that instead.
+
+        With `again`, one that has failed or been cancelled does not count.
+        """
+        submitted = await asyncio.to_thread(self._store.submit, job, again=again)
         self._something_to_do.set()
         return submitted
 

@@ -13,6 +13,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
+from sqlalchemy.exc import OperationalError
 
 from limner.imaging.errors import ImageError
 from limner_server.errors import LimnerError, QueueFullError
@@ -21,11 +22,11 @@ from limner_server.rpc.status import to_status
 REQUEST_ID = "limner-request-id"
 
 _log = logging.getLogger(__name__)
-_Context = aio.ServicerContext[Any, Any]
+RpcContext = aio.ServicerContext[Any, Any]
 if TYPE_CHECKING:
-    _Handler = grpc.RpcMethodHandler[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
 else:
-    _Handler = grpc.RpcMethodHandler  # generic in its stubs only
+    Handler = grpc.RpcMethodHandler  # generic in its stubs only
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -33,43 +34,44 @@ class ErrorInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
+    ) -> Handler | None:
         """Return the handler with its errors translated."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        kind = f"{_shape(handler.request_streaming)}_{_shape(handler.response_streaming)}"
-        behavior = getattr(handler, kind)
-        # Streams are generators here, and coroutines that write in grpcio's own health service.
-        translate = _translated_stream if inspect.isasyncgenfunction(behavior) else _translated
-        rebuild = getattr(grpc, f"{kind}_rpc_method_handler")
-        rebuilt: _Handler = rebuild(
-            translate(handler_call_details.method, behavior),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return rebuilt
+        return rewrap(handler, lambda behavior: _translated(handler_call_details.method, behavior))
+
+
+def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], Any]) -> Handler:
+    """Return a handler of the same kind whose behavior is `wrap` of this one's.
+
+    What streams is an asynchronous generator here, and a coroutine that writes in grpcio's own health service.
+    """
+    kind = f"{_shape(handler.request_streaming)}_{_shape(handler.response_streaming)}"
+    rebuild = getattr(grpc, f"{kind}_rpc_method_handler")
+    rebuilt: Handler = rebuild(
+        wrap(getattr(handler, kind)),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return rebuilt
 
 
 def _shape(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-def _translated(method: str, behavior: Callable[[Any, _Context], Awaitable[Any]]) -> Any:
-    async def call(request: Any, context: _Context) -> Any:
+def _translated(method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
+    async def call(request: Any, context: RpcContext) -> Any:
         request_id = _identify(context)
         try:
             return await behavior(request, context)
         except Exception as error:  # translated, never swallowed
             await _abort(context, method, request_id, error)
 
-    return call
-
-
-def _translated_stream(method: str, behavior: Callable[[Any, _Context], AsyncIterator[Any]]) -> Any:
-    async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+    async def stream(request: Any, context: RpcContext) -> AsyncIterator[Any]:
         request_id = _identify(context)
         try:
             async for reply in behavior(request, context):
@@ -77,22 +79,26 @@ def _translated_stream(method: str, behavior: Callable[[Any, _Context], AsyncIte
         except Exception as error:  # translated, never swallowed
             await _abort(context, method, request_id, error)
 
-    return call
+    return stream if inspect.isasyncgenfunction(behavior) else call
 
 
-def _identify(context: _Context) -> str:
+def _identify(context: RpcContext) -> str:
     request_id = uuid.uuid4().hex
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
     return request_id
 
 
-async def _abort(context: _Context, method: str, request_id: str, error: Exception) -> NoReturn:
+async def _abort(context: RpcContext, method: str, request_id: str, error: Exception) -> NoReturn:
     trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
     match error:
         case aio.BaseError():  # aborted already
             raise error
         case LimnerError() | ImageError():
             status = to_status(error)
+        case OperationalError():
+            _log.error("%s failed, request %s: the database", method, request_id, exc_info=error)
+            message = f"the database cannot be reached; the server's log has the details under request id {request_id}"
+            status = status_pb2.Status(code=code_pb2.UNAVAILABLE, message=message)
         case _:
             _log.error("%s failed, request %s", method, request_id, exc_info=error)
             message = f"internal error; the server's log has the details under request id {request_id}"

@@ -1,15 +1,18 @@
 """TrainingService: trainings asked for, followed and cancelled. The work is a job; see `limner_server.jobs`."""
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 from limner.imaging.grid import Grid
 from limner.v1 import common_pb2, training_pb2, training_pb2_grpc
+from limner_server.errors import InvalidInputError
 from limner_server.jobs.runner import JobRunner
 from limner_server.names import check_name
 from limner_server.networks.card import Metric
+from limner_server.rpc.images import check_text
 from limner_server.rpc.wire import Context, job_progress, metrics, timestamp
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
@@ -19,6 +22,7 @@ from limner_server.training.folds import check_folds
 from limner_server.training.job import TrainingRequest
 
 _FOLD_UNITS = {training_pb2.FOLD_UNIT_SUBJECT: "subject", training_pb2.FOLD_UNIT_SLICE: "slice"}
+MAX_REQUEST_ID = 64
 _FIGURES = ("epoch", "epochs", "loss", "accuracy", "images_per_second")
 
 
@@ -44,7 +48,8 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         members = ((item.subject, item.label) for item in snapshot.slices)
         check_folds(snapshot.name, snapshot.labels, members, config.folds)
         settings = self._settings
-        job_id = uuid.uuid4().hex[:12]
+        check_text("request_id", request.request_id, MAX_REQUEST_ID)
+        job_id = hashlib.sha256((request.request_id or uuid.uuid4().hex).encode()).hexdigest()[:12]
         job_request = TrainingRequest(
             id=job_id,
             cohort=request.cohort,
@@ -58,7 +63,10 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             threads=settings.threads,
         )
         job = Job(job_id, JobKind.TRAINING, request.cohort, job_request.model_dump(mode="json"))
-        return _message(await self._runner.submit(job))
+        started = await self._runner.submit(job, again=False)
+        if any(started.request[name] != job.request[name] for name in ("cohort", "model", "config")):
+            raise InvalidInputError("request_id", request.request_id, "one that no other training was asked for by")
+        return _message(started)
 
     async def WatchTraining(
         self, request: training_pb2.WatchTrainingRequest, context: Context

@@ -20,5 +20,5 @@ class AliasStore:
 
     def point(self, model: str, alias: str, version: str) -> None:
         """Point an alias at a version, wherever it pointed before."""
-        with writing(self._engine) as session:
+        with writing(self._engine, f"aliases of {model}") as session:
             session.merge(AliasRow(model=model, alias=alias, version=version))

@@ -95,7 +95,7 @@ class CohortStore:
         check_name("cohort", name)
         if len(labels) < 2 or len(set(labels)) != len(labels) or not all(labels):
             raise InvalidInputError("labels", list(labels), "two or more labels, each once and not empty")
-        with self._writing, writing(self._engine) as session:
+        with self._writing, writing(self._engine, _lock(name)) as session:
             row = session.get(CohortRow, name)
             if row is None:
                 session.add(CohortRow(name=name, labels=list(labels)))
@@ -113,7 +113,7 @@ class CohortStore:
             Where the disk is full. What was added before stays; nothing half-written does.
         """
         outcomes: list[LimnerError | bool] = []
-        with self._writing, writing(self._engine) as session:
+        with self._writing, writing(self._engine, _lock(name)) as session:
             labels = self._row(session, name).labels
             for item in slices:
                 try:
@@ -156,7 +156,7 @@ class CohortStore:
     def delete(self, name: str) -> None:
         """Delete the cohort, its rows first: what is listed is whole. NotFoundError if there is none."""
         with self._writing:
-            with writing(self._engine) as session:
+            with writing(self._engine, _lock(name)) as session:
                 self._row(session, name)
                 session.execute(delete(SliceRow).where(SliceRow.cohort == name))
                 session.execute(delete(CohortRow).where(CohortRow.name == name))
@@ -220,6 +220,10 @@ class CohortStore:
             )
         if not item.slice_label and sibling.label != item.label:
             raise InvalidInputError("label", item.label, f"{sibling.label!r}, the label of subject {item.subject!r}")
+
+
+def _lock(cohort: str) -> str:
+    return f"cohort {cohort}"
 
 
 def _npy(pixels: NDArray[np.generic]) -> bytes:

@@ -1,4 +1,4 @@
-"""The tables, and how to open the database that holds them."""
+"""The tables, and how to open the database that holds them: SQLite by default, PostgreSQL by its URL."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,10 +6,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Engine, ForeignKey, create_engine, event
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import JSON, Connection, DateTime, Engine, ForeignKey, create_engine, event, func, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+from limner_server.errors import InvalidInputError, WrongStateError
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -115,6 +123,20 @@ class LoadedRow(Table):
     version: Mapped[int] = mapped_column(primary_key=True)
 
 
+class AuditRow(Table):
+    """A call that changed, or was to change, what the server keeps."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[datetime] = mapped_column(default=now, index=True)
+    peer: Mapped[str]
+    method: Mapped[str]
+    target: Mapped[str] = mapped_column(index=True)
+    status: Mapped[str]
+    request_id: Mapped[str]
+
+
 class AliasRow(Table):
     """An alias of a model: the version it points at."""
 
@@ -126,35 +148,82 @@ class AliasRow(Table):
 
 
 def open_database(url: str) -> Engine:
-    """Open the database at a SQLAlchemy URL, creating file and tables where they are missing.
+    """Open the database at a SQLAlchemy URL, creating it or bringing it up to date where that is needed.
 
-    SQLite is put in WAL mode, so that other processes read while one writes. A file of an older version gets the tables
-    that have come since; no table has changed.
+    SQLite is put in WAL mode, so that other processes read while one writes, and a commit is on the disk when it
+    returns. A database of an older Limner is migrated, by one process however many open it at once.
+
+    Raises
+    ------
+    InvalidInputError
+        The URL is none, names a database that there is no driver for, or has a password in it.
+    WrongStateError
+        A newer Limner has made the database.
+    SQLAlchemyError
+        It cannot be reached.
     """
-    parsed = make_url(url)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
+    try:
+        parsed = make_url(url)
+        is_sqlite = parsed.get_backend_name() == "sqlite"
+        engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        expected = "a SQLAlchemy URL: sqlite:////FILE, or postgresql://USER@HOST/NAME (pip install 'limner[postgres]')"
+        raise InvalidInputError("database_url", url.partition(":")[0] + ":…", expected) from error
+    if parsed.password:
+        # The URL is told to jobs in files, and a command line to everybody.
+        raise InvalidInputError(
+            "database_url", parsed, "none with a password; libpq takes it from PGPASSWORD or PGPASSFILE"
+        )
     if is_sqlite:
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
 
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _record: object) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
                 connection.execute(f"PRAGMA {pragma}")
 
-    Table.metadata.create_all(engine)
+    _migrate(engine)
     return engine
 
 
 @contextlib.contextmanager
-def writing(engine: Engine) -> Iterator[Session]:
+def writing(engine: Engine, what: str) -> Iterator[Session]:
     """Open a session that is committed at the end, for a look and the leap that follows from it.
 
-    On SQLite it is the only writer from its beginning, so that what it sees stays true until its end.
+    Nobody else who is `writing` the same thing comes in between, in whatever process, so that what it sees of that
+    stays true until its end. On SQLite it is the only writer of all.
     """
     with Session(engine) as session:
-        if engine.dialect.name == "sqlite":
-            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        _lock(session.connection(), what)
         yield session
         session.commit()
+
+
+def _lock(connection: Connection, what: str) -> None:
+    """Wait for one's turn at something, to the end of the transaction."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        # PostgreSQL's own lock by name, which goes with the transaction or its process (postgresql.org, 13.3.5).
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(what, 0))))
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    with engine.connect() as connection:
+        if MigrationContext.configure(connection).get_current_revision() == newest:
+            return
+    with engine.connect() as connection:
+        _lock(connection, "migrations")
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            found = MigrationContext.configure(connection).get_current_revision()
+            raise WrongStateError(
+                f"the database is of a newer Limner (revision {found!r}); this one knows up to {newest!r}"
+            ) from error
+        connection.commit()

@@ -52,6 +52,7 @@ class Job:
 
 
 _FIELDS = tuple(Job.__dataclass_fields__)
+_CLAIMS = "claims"
 _UNFINISHED = [state for state in JobState if not state.ended]
 
 
@@ -65,11 +66,14 @@ class JobStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def submit(self, job: Job) -> Job:
-        """Queue a job under its id, and return it; where one of that id has neither failed nor been cancelled, that."""
-        with writing(self._engine) as session:
+    def submit(self, job: Job, *, again: bool = True) -> Job:
+        """Queue a job under its id, and return it; where there is one of that id, that.
+
+        With `again`, one that has failed or been cancelled does not count.
+        """
+        with writing(self._engine, _CLAIMS) as session:
             known = session.get(JobRow, job.id)
-            if known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED):
+            if known is not None and not (again and known.state in (JobState.FAILED, JobState.CANCELLED)):
                 return _job(known)
             session.merge(JobRow(**{name: getattr(job, name) for name in _FIELDS}))
         return job
@@ -119,7 +123,7 @@ class JobStore:
             # Mostly there is none, and who only looks need not wait for another process's writing.
             if session.execute(free).first() is None:
                 return None
-            # Look and leap in one statement: no other process comes in between.
+        with writing(self._engine, _CLAIMS) as session:
             take = insert(ClaimRow).from_select(["job", "server", "cancelled"], free).returning(ClaimRow.job)
             job_id = session.scalar(take)
             if job_id is None:
@@ -127,9 +131,7 @@ class JobStore:
             row = session.get_one(JobRow, job_id)
             row.resumed += row.state == JobState.RUNNING  # of a server that is gone
             row.state = JobState.RUNNING
-            job = _job(row)
-            session.commit()
-            return job
+            return _job(row)
 
     def claimed(self, server: str) -> dict[str, bool]:
         """Ids of the jobs that a server runs, and whether each is to be cancelled."""
@@ -142,7 +144,7 @@ class JobStore:
         free = select(JobRow.id, literal(server), true()).where(
             JobRow.id == job_id, JobRow.state.in_(_UNFINISHED), ~_claimed()
         )
-        with writing(self._engine) as session:
+        with writing(self._engine, _CLAIMS) as session:
             session.execute(update(ClaimRow).where(ClaimRow.job == job_id).values(cancelled=True))
             session.execute(insert(ClaimRow).from_select(["job", "server", "cancelled"], free))
 

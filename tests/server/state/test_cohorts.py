@@ -18,8 +18,8 @@ LABELS = ("no", "yes")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> CohortStore:
-    store = CohortStore(open_database(f"sqlite:///{tmp_path / 'db.sqlite'}"), tmp_path)
+def store(tmp_path: Path, database_url: str) -> CohortStore:
+    store = CohortStore(open_database(database_url), tmp_path)
     store.create("c", LABELS)
     return store
 

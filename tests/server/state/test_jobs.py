@@ -7,15 +7,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from limner_server.state.database import ClaimRow, JobRow, Table, open_database
+from limner_server.state.database import ClaimRow, JobRow, open_database
 from limner_server.state.jobs import Job, JobKind, JobState, JobStore
 from limner_server.state.servers import Membership
+from tests.postgres import Postgres
 
 LIMIT = 2
 IDS = st.sampled_from("abcd")
@@ -37,10 +39,15 @@ class Expected:
 class Servers(RuleBasedStateMachine):
     """Three servers on two machines, and their jobs, beside the simplest account of what should be."""
 
+    url = ""
+
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._engine = open_database(f"sqlite:///{self._folder.name}/db.sqlite")
+        self._engine = open_database(self.url or f"sqlite:///{self._folder.name}/db.sqlite")
+        with Session(self._engine) as session:
+            session.execute(delete(JobRow))
+            session.commit()
         self._store = JobStore(self._engine)
         self._jobs: dict[str, Expected] = {}
         self._servers = [self._join(machine) for machine in ("here", "here", "there")]
@@ -145,6 +152,19 @@ class Servers(RuleBasedStateMachine):
 TestServers = Servers.TestCase
 TestServers.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
+
+class ServersOnPostgresql(Servers):
+    """The same on one database of PostgreSQL."""
+
+
+@pytest.fixture(scope="class")
+def _on_postgresql(postgresql: Postgres) -> None:
+    ServersOnPostgresql.url = postgresql.database()
+
+
+TestServersOnPostgresql = pytest.mark.usefixtures("_on_postgresql")(ServersOnPostgresql.TestCase)
+TestServersOnPostgresql.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+
 _CLAIM_ALL = """
 import sys
 from pathlib import Path
@@ -163,11 +183,10 @@ while (job := store.claim(membership.id, membership.machine, 1000)) is not None:
 """
 
 
-def test_processes_that_ask_at_once_share_the_jobs(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'db.sqlite'}"
-    store = JobStore(open_database(url))
+def test_processes_that_ask_at_once_share_the_jobs(tmp_path: Path, database_url: str) -> None:
+    store = JobStore(open_database(database_url))
     names = {store.submit(Job(f"{number:03}", JobKind.TRAINING, "cohort", {})).id for number in range(100)}
-    command = [sys.executable, "-c", _CLAIM_ALL, url, str(tmp_path / "servers")]
+    command = [sys.executable, "-c", _CLAIM_ALL, database_url, str(tmp_path / "servers")]
     servers = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True) for _ in range(3)]
     for server in servers:
         assert server.stdout is not None
@@ -183,27 +202,3 @@ def test_processes_that_ask_at_once_share_the_jobs(tmp_path: Path) -> None:
     claimed = [name for output in outputs for name in output]
     assert len(claimed) == len(names)
     assert set(claimed) == names
-
-
-def test_a_database_of_the_version_before_keeps_its_jobs(tmp_path: Path) -> None:
-    """Of 0.1: it knew neither servers nor claims, and its one server was killed while a job ran."""
-    url = f"sqlite:///{tmp_path / 'db.sqlite'}"
-    engine = open_database(url)
-    _make_as_before(engine)
-    with Session(engine) as session:
-        row = {"id": "a", "kind": "training", "cohort": "c", "request": {"to": 3}, "state": "RUNNING"}
-        session.execute(insert(JobRow).values(**row, progress={"fraction": 0.5}))
-        session.commit()
-    engine = open_database(url)
-    membership = Membership(engine, tmp_path / "servers")
-    membership.join()
-    job = JobStore(engine).claim(membership.id, membership.machine, 1)
-    membership.leave()
-    assert job is not None
-    assert (job.id, job.request, job.progress, job.resumed) == ("a", {"to": 3}, {"fraction": 0.5}, 1)
-
-
-def _make_as_before(engine: Engine) -> None:
-    before = [Table.metadata.tables[name] for name in ("cohorts", "slices", "jobs", "aliases")]
-    Table.metadata.drop_all(engine)
-    Table.metadata.create_all(engine, tables=before)

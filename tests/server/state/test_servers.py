@@ -20,8 +20,8 @@ Join = Callable[..., Membership]
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return open_database(f"sqlite:///{tmp_path / 'db.sqlite'}")
+def engine(database_url: str) -> Engine:
+    return open_database(database_url)
 
 
 @pytest.fixture

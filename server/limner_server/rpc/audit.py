@@ -1,0 +1,108 @@
+"""Notes every call that changes what the server keeps: from where, what, to which cohort, model or job, and its end.
+
+Stands outside `interceptor`, whose request id and status it writes down. Reads names and ids only, never pixels.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+from sqlalchemy.exc import SQLAlchemyError
+
+from limner_server.rpc.interceptor import REQUEST_ID, Handler, RpcContext, rewrap
+from limner_server.state.audit import AuditEntry, AuditLog
+
+CHANGING = frozenset(
+    {
+        *("CohortService/ImportCohort", "CohortService/DeleteCohort"),
+        *("TrainingService/StartTraining", "TrainingService/CancelTraining", "SimulationService/Simulate"),
+        *("ModelService/LoadModel", "ModelService/UnloadModel"),
+        *("ModelService/PromoteModel", "ModelService/DeleteModel"),
+        *("GRPCInferenceService/RepositoryModelLoad", "GRPCInferenceService/RepositoryModelUnload"),
+    }
+)
+"""The methods that are noted, without their packages."""
+
+_TARGETS = ("cohort", "model", "model_name", "id")
+
+_log = logging.getLogger(__name__)
+
+
+class AuditInterceptor(aio.ServerInterceptor):
+    """Notes the calls of the methods in `CHANGING` once they have ended."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the handler, noted where it is to be."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method.rpartition(".")[2]
+        if handler is None or method not in CHANGING:
+            return handler
+        return rewrap(handler, lambda behavior: self._noted(method, behavior))
+
+    def _noted(self, method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
+        async def call(request: Any, context: RpcContext) -> Any:
+            watched = _Watched(request)
+            try:
+                return await behavior(watched.request, context)
+            finally:
+                await self._note(context, method, watched.target)
+
+        async def stream(request: Any, context: RpcContext) -> AsyncIterator[Any]:
+            watched = _Watched(request)
+            try:
+                async for reply in behavior(watched.request, context):
+                    yield reply
+            finally:
+                await self._note(context, method, watched.target)
+
+        return stream if inspect.isasyncgenfunction(behavior) else call
+
+    async def _note(self, context: RpcContext, method: str, target: str) -> None:
+        request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
+        status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
+        entry = AuditEntry(context.peer(), method, target, status, str(request_id))
+        try:
+            await asyncio.to_thread(self._audit.add, entry)
+        except SQLAlchemyError:
+            _log.exception("the audit log could not be written; it lacks %s", entry)
+
+
+class _Watched:
+    """A request, or a stream of them, and what the first message names."""
+
+    def __init__(self, request: Any) -> None:
+        self.target = ""
+        self.request = request
+        if isinstance(request, Message):
+            self.target = _target(request)
+        else:
+            self.request = self._read(request)
+
+    async def _read(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self.target = self.target or _target(request)
+            yield request
+
+
+def _target(request: Message) -> str:
+    """Return the cohort, model or job that a message names, in its header or itself."""
+    fields = {field.name: value for field, value in request.ListFields()}
+    if "header" in fields:
+        return _target(fields["header"])
+    found = next((fields[name] for name in _TARGETS if name in fields), "")
+    if not isinstance(found, Message):
+        return str(found)
+    name, version = getattr(found, "name", ""), getattr(found, "version", "")
+    return f"{name}:{version}" if version else name

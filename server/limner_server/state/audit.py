@@ -1,0 +1,59 @@
+"""Who asked for what change, when, and how it ended: rows that are only ever added."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from limner_server.state.database import AuditRow, now
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One call.
+
+    Attributes
+    ----------
+    peer
+        Address that it came from, as gRPC writes it.
+    method
+        "CohortService/DeleteCohort".
+    target
+        The cohort, model or job that it names; empty where it names none.
+    status
+        "OK", or the name of the gRPC status it ended with.
+    request_id
+        As the caller was told, and as in the log.
+    """
+
+    peer: str
+    method: str
+    target: str
+    status: str
+    request_id: str
+    time: datetime = field(default_factory=now)
+
+
+class AuditLog:
+    """The audit log of one database; safe to use from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, entry: AuditEntry) -> None:
+        """Keep an entry for good."""
+        with Session(self._engine) as session:
+            session.add(AuditRow(**vars(entry)))
+            session.commit()
+
+    def entries(self, target: str = "", limit: int = 100) -> list[AuditEntry]:
+        """Return the last entries, newest first, of one cohort, model or job where it is named."""
+        query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+        if target:
+            query = query.where(AuditRow.target == target)
+        with Session(self._engine) as session:
+            return [
+                AuditEntry(row.peer, row.method, row.target, row.status, row.request_id, row.time)
+                for row in session.scalars(query)
+            ]
