@@ -24,7 +24,7 @@ OUT_OF_RESOURCES = 0xA7
 
 CONNECT_S, ANSWER_S = 10.0, 60.0
 # Answers that say something of what was sent; after any other the same may be taken later (PS3.18 10.5.3).
-_REFUSALS = (
+REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.CONFLICT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -142,7 +142,7 @@ class Dicomweb:
         try:
             answer = client.store_instances(list(datasets.values()))
         except HTTPError as error:
-            if error.response is None or error.response.status_code not in _REFUSALS:
+            if error.response is None or error.response.status_code not in REFUSALS:
                 raise UnreachableError(f"{self.url}: {error}") from error
             return dict.fromkeys(paths, f"{self.url}: {error}")
         except RequestException as error:

@@ -98,6 +98,7 @@ class Worker:
         self._take = take
         self._attempts = attempts
         self._stopped = stopped
+        self._away = False
 
     def step(self) -> bool:
         """Take the study that has waited longest through the step; return False where there is none."""
@@ -111,11 +112,16 @@ class Worker:
         except Exception as error:  # one study must not stop the others
             if not self._stopped.is_set():
                 self._put_off(study, error)
+            return True
+        if self._away:
+            self._journal.hasten(study.state)
+            self._away = False
         return True
 
     def _put_off(self, study: Study, error: Exception) -> None:
         match error:
             case UnavailableError() | NotFoundError() | UnreachableError():
+                self._away = True
                 pause_s = self._journal.postpone(study, str(error), failed=False)
                 _log.warning("study %d waits %.3g s: %s", study.number, pause_s, error)
                 return
