@@ -92,6 +92,12 @@ class Gateway:
         found: dict[str, object] = json.loads(ended.stdout)
         return found
 
+    def counts(self) -> dict[str, int]:
+        """How many studies stand where."""
+        found = self.status()["studies"]
+        assert isinstance(found, dict)
+        return found
+
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `limner gateway` with these arguments on its journal."""
         return subprocess.run(

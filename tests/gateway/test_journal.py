@@ -133,10 +133,24 @@ def test_pauses_grow_and_end_with_retry(journal: Journal) -> None:
         study = journal.study("1")  # by its number
         assert study is not None
         pauses.append(journal.postpone(study, "away", failed=False))
-    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
     assert journal.next_due(State.OPEN) is None
     assert journal.retry("1.2") == 1
     assert journal.next_due(State.OPEN)
+
+
+def test_what_waits_for_somebody_is_hastened_and_what_fails_by_itself_is_not(journal: Journal) -> None:
+    for name in ("1.2", "1.3", "1.4"):
+        receive(journal, f"{name}.1", study=name)
+        study = journal.study(name)
+        assert study is not None
+        if name != "1.4":
+            journal.postpone(study, "", failed=name == "1.2")
+    scored(journal, study="1.4")
+    journal.hasten(State.OPEN)
+    due = journal.next_due(State.OPEN)
+    assert due is not None
+    assert due.uid == "1.3"
 
 
 def test_a_study_with_dead_instances_is_scored_again_by_retry(journal: Journal) -> None:

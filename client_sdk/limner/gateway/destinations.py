@@ -21,7 +21,7 @@ OUT_OF_RESOURCES = 0xA7
 """First byte of the statuses of a destination that has no room just now (PS3.4 B.2.3)."""
 
 # Answers that say something of what was sent; after any other the same may be taken later (PS3.18 10.5.3).
-_REFUSALS = (
+REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.CONFLICT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -101,7 +101,7 @@ class Dicomweb:
         try:
             answer = dicomweb_client(self.url, self.session).store_instances(list(datasets.values()))
         except HTTPError as error:
-            if error.response is None or error.response.status_code not in _REFUSALS:
+            if error.response is None or error.response.status_code not in REFUSALS:
                 raise UnreachableError(f"{self.url}: {error}") from error
             return dict.fromkeys(paths, f"{self.url}: {error}")
         except RequestException as error:

@@ -99,6 +99,7 @@ class Worker:
         self._take = take
         self._attempts = attempts
         self._stopped = stopped
+        self._away = False
 
     def step(self) -> bool:
         """Take the study that has waited longest through the step; return False where there is none."""
@@ -112,11 +113,16 @@ class Worker:
         except Exception as error:  # one study must not stop the others
             if not self._stopped.is_set():
                 self._put_off(study, error)
+            return True
+        if self._away:
+            self._journal.hasten(study.state)
+            self._away = False
         return True
 
     def _put_off(self, study: Study, error: Exception) -> None:
         match error:
             case UnavailableError() | NotFoundError() | UnreachableError():
+                self._away = True
                 pause_s = self._journal.postpone(study, str(error), failed=False)
                 _log.warning("study %d waits %.3g s: %s", study.number, pause_s, error)
                 return
@@ -124,7 +130,8 @@ class Worker:
                 reason = str(error)
             case _:
                 reason = f"{type(error).__name__}: {error}"
-                _log.error("study %d failed for a reason of ours\n%s", study.number, _where(error))
+                if not study.failures:
+                    _log.error("study %d fails for a reason of ours\n%s", study.number, _where(error))
         # The reason may quote the patient's data: `limner gateway show` tells it, the log does not.
         if study.failures + 1 >= self._attempts:
             self._journal.give_up(study, reason)
