@@ -10,6 +10,11 @@ import pytest
 
 def assert_valid_dicom(path: Path) -> None:
     """Fail when the file breaks its IOD; skip where dicom3tools is not installed, but not in CI."""
+    assert not (errors := dicom_errors(path)), "\n".join(errors)
+
+
+def dicom_errors(path: Path) -> list[str]:
+    """Return what breaks a file's IOD, line by line; skip as above."""
     tool = shutil.which("dciodvfy")
     if tool is None:
         if os.environ.get("CI"):
@@ -18,4 +23,4 @@ def assert_valid_dicom(path: Path) -> None:
     found = subprocess.run([tool, str(path)], capture_output=True, text=True, errors="replace", check=False)
     report = found.stdout + found.stderr
     assert report.strip(), "dciodvfy said nothing, not even the IOD"
-    assert "Error" not in report, report
+    return [line for line in report.splitlines() if "Error" in line]
