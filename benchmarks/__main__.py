@@ -7,7 +7,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import identity, latency, memory, report, simulation, simulation_memory, stream, training, triton
+from benchmarks import (
+    gateway,
+    gateway_kill,
+    identity,
+    latency,
+    memory,
+    report,
+    simulation,
+    simulation_memory,
+    stream,
+    training,
+    triton,
+)
 from benchmarks.harness import PAIRS, Result
 
 
@@ -29,7 +41,7 @@ class Benchmark(Protocol):
 
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
-    *(latency, memory, training, simulation, simulation_memory),
+    *(latency, memory, training, simulation, simulation_memory, gateway, gateway_kill),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

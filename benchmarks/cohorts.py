@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.models import LABELS, random_slices
@@ -80,7 +81,11 @@ class Bar(Reporter):
     def __init__(self, name: str) -> None:
         super().__init__(BytesIO())
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),  # standard output is the results'
         )
         self._name = name
         self._task = self._bar.add_task(name, total=1.0)

@@ -2,12 +2,14 @@
 
 `seeds`: the default training from several seeds, whose mean out-of-fold AUC has a level to reach. `permuted`: trainings
 on labels that were permuted among subjects, whose intervals should hold 0.5 and whose permutation tests should find
-nothing. `simulation`: a simulation by one such model, which should fail its checks. Every piece is a job as the server
-runs it. What is done is kept in `build/controls.jsonl` and not done again; `show` prints what is there.
+nothing. `simulation`: simulations with every check, by such a model, by one with fresh weights in the trained model's
+place, which should both fail, and by the trained model itself. Every piece is a job as the server runs it. What is done
+is kept in `build/controls.jsonl` and not done again; `show` prints what is there.
 """
 
 import json
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +21,13 @@ from rich.table import Table
 from benchmarks.cohorts import MODEL, Bar, StoredCohort, store_phantom, train
 from limner.imaging.phantom import phantom_recurrent, phantom_severity
 from limner_server.explain import job as simulation_job
+from limner_server.explain.cohort import spool_cohort
+from limner_server.explain.pipeline import CONTROL_SLICES
+from limner_server.explain.randomise import randomised
 from limner_server.explain.result import load_result
+from limner_server.networks.artifact import eager, export, load
 from limner_server.networks.card import ModelCard
+from limner_server.networks.repository import ARTIFACT_FILE, CARD_FILE, ModelRepository
 from limner_server.training.config import TrainingConfig
 from limner_server.training.evaluation import weighted_auc
 
@@ -29,8 +36,21 @@ LEVEL = (0.94, 0.99)
 RECORD = Path("build/controls.jsonl")
 EPOCHS = TrainingConfig().epochs
 
+
+class Model(StrEnum):
+    """What a control simulates from."""
+
+    TRAINED = "trained"
+    """True labels: no control, but what the two others are held against."""
+    PERMUTED = "permuted"
+    """Labels permuted among the subjects."""
+    FRESH = "fresh"
+    """The trained model with its weights drawn anew; its halves are the trained ones."""
+
+
+First = Annotated[int, typer.Option(min=0, help="The first seed.")]
 Record = Annotated[Path, typer.Option(help="Where results accumulate.")]
-Subjects = Annotated[int, typer.Option(min=6, help="Of the phantom.")]
+Subjects = Annotated[int, typer.Option(min=8, help="Of the phantom; of fewer, a fold would lack a label.")]
 Phantom = Annotated[int, typer.Option(min=0, help="Seed of the phantom.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Fewer than the default are good for a quick look only.")]
 Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0: one for each core.")]
@@ -40,7 +60,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 @app.command()
 def seeds(
-    count: Annotated[int, typer.Option(min=1, help="Seeds of the training, from 0.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Seeds of the training.")] = 5,
+    first: First = 0,
     subjects: Subjects = 27,
     phantom: Phantom = 0,
     epochs: Epochs = EPOCHS,
@@ -48,14 +69,15 @@ def seeds(
     record: Record = RECORD,
 ) -> None:
     """Train with true labels from several seeds."""
-    for seed in range(count):
+    for seed in range(first, first + count):
         _once(record, {"kind": "seed", "seed": seed}, subjects, phantom, epochs, threads)
     show(record)
 
 
 @app.command()
 def permuted(
-    count: Annotated[int, typer.Option(min=1, help="Permutations, from 0; each is the training's seed too.")] = 20,
+    count: Annotated[int, typer.Option(min=1, help="Seeds of the permutation, which are the trainings' too.")] = 20,
+    first: First = 0,
     subjects: Subjects = 27,
     phantom: Phantom = 0,
     epochs: Epochs = EPOCHS,
@@ -63,14 +85,15 @@ def permuted(
     record: Record = RECORD,
 ) -> None:
     """Train with permuted labels."""
-    for seed in range(count):
+    for seed in range(first, first + count):
         _once(record, {"kind": "permuted", "seed": seed}, subjects, phantom, epochs, threads)
     show(record)
 
 
 @app.command()
 def simulation(
-    seed: Annotated[int, typer.Option(min=0, help="Of permutation, training and simulation.")] = 0,
+    of: Annotated[Model, typer.Argument(help="Which model.")] = Model.PERMUTED,
+    seed: Annotated[int, typer.Option(min=0, help="Of permutation, training, fresh weights and simulation.")] = 0,
     steps: Annotated[int, typer.Option(min=10, help="Of the optimisation.")] = 150,
     subjects: Subjects = 27,
     phantom: Phantom = 0,
@@ -78,8 +101,9 @@ def simulation(
     threads: Threads = 0,
     record: Record = RECORD,
 ) -> None:
-    """Train with permuted labels, halves included, and simulate from the model with every check."""
-    _once(record, {"kind": "simulation", "seed": seed, "steps": steps}, subjects, phantom, epochs, threads)
+    """Train, halves included, and simulate from the model with every check."""
+    what = {"kind": "simulation", "of": of, "seed": seed, "steps": steps}
+    _once(record, what, subjects, phantom, epochs, threads)
     show(record)
 
 
@@ -117,7 +141,9 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         }
         found |= {"p_above_0.05": sum(r["p"] > 0.05 for r in permuted)}
     for result in simulated:
-        found[f"simulation_{result['seed']}"] = f"{result['verdict']}, failed: {', '.join(result['failed']) or 'none'}"
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in result["checks"].items())
+        failed = ", ".join(result["failed"]) or "none"
+        found[f"simulation_{result['of']}_{result['seed']}"] = f"{result['verdict']}; failed: {failed}; {figures}"
     return found
 
 
@@ -131,11 +157,13 @@ def _once(record: Path, what: dict[str, Any], subjects: int, phantom: int, epoch
     config = TrainingConfig(seed=what["seed"], epochs=epochs, ensemble=not simulated, halves=simulated)
     # Checkpoints stay beside the record until the piece is done: what is interrupted goes on.
     folder = record.parent / "controls" / "-".join(str(value) for value in key.values())
-    order = None if what["kind"] == "seed" else what["seed"]
-    card = train(folder, store_phantom(folder / "data", subjects, phantom, order), config, threads)
+    order = what["seed"] if "permuted" in (what["kind"], what.get("of")) else None
+    cohort = store_phantom((folder / "data").absolute(), subjects, phantom, order)
+    card = train(folder, cohort, config, threads)
     found = _figures(card) | {"latent_auc": latent_auc(subjects, phantom)}
     if simulated:
-        found |= _simulate(folder, card, what["seed"], what["steps"], threads)
+        version = _publish_fresh(folder, cohort, card, what["seed"]) if what["of"] is Model.FRESH else 1
+        found |= _simulate(folder, cohort, version, what["seed"], what["steps"], threads)
     record.parent.mkdir(parents=True, exist_ok=True)
     with record.open("a") as file:
         file.write(json.dumps(key | found) + "\n")
@@ -159,13 +187,24 @@ def _figures(card: ModelCard) -> dict[str, Any]:
     return found | {"bootstrap": (evaluation.bootstrap.low, evaluation.bootstrap.high)}
 
 
-def _simulate(folder: Path, card: ModelCard, seed: int, steps: int, threads: int) -> dict[str, Any]:
-    cohort = StoredCohort((folder / "data").absolute(), card.cohort.name)
+def _publish_fresh(folder: Path, cohort: StoredCohort, card: ModelCard, seed: int) -> int:
+    """Publish what was trained once more, with fresh weights in the model's place, and return the version."""
+    repository = ModelRepository(folder / "models")
+    trained, staging = repository.get(MODEL, 1), folder / "fresh"
+    shutil.copytree(trained.folder, staging, dirs_exist_ok=True)
+    slices = spool_cohort(cohort.snapshot(), card.grid, folder / "slices.f32").thin(CONTROL_SLICES)
+    fresh = randomised(eager(load(trained.artifact, card.digest), card), slices, seed, shuffle=False)
+    changed = {"training": str(Model.FRESH), "digest": export(fresh, staging / ARTIFACT_FILE)}
+    (staging / CARD_FILE).write_text(card.model_copy(update=changed).model_dump_json())
+    return repository.publish(MODEL, staging)
+
+
+def _simulate(folder: Path, cohort: StoredCohort, version: int, seed: int, steps: int, threads: int) -> dict[str, Any]:
     request = simulation_job.SimulationRequest(
         model=MODEL,
-        version=1,
+        version=version,
         cohort=cohort.name,
-        cohort_digest=card.cohort.digest,
+        cohort_digest=cohort.snapshot().digest,
         seed=seed,
         steps=steps,
         database_url=cohort.url,
@@ -180,7 +219,8 @@ def _simulate(folder: Path, card: ModelCard, seed: int, steps: int, threads: int
         simulation_job.run(place, bar)
     outcome = load_result(place)[1]
     failed = [check.name for check in outcome.checks if check.gate and not check.passed]
-    return {"verdict": str(outcome.verdict), "failed": failed}
+    values = {check.name: check.value for check in outcome.checks if check.ran}
+    return {"verdict": outcome.verdict, "failed": failed, "checks": values}
 
 
 def _read(record: Path) -> list[dict[str, Any]]:

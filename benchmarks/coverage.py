@@ -18,6 +18,7 @@ from rich.table import Table
 from scipy.special import expit, logit, softmax
 from scipy.stats import norm
 
+from limner.report.scores import SubjectScore, roc_band, roc_curve
 from limner_server.networks.card import Metric
 from limner_server.training.evaluation import (
     Units,
@@ -31,6 +32,8 @@ from limner_server.training.resampling import resample
 
 POSITIVE, NEGATIVE, FOLDS = 11, 16, 3
 AUCS = (0.7, 0.8, 0.9, 0.95, 0.98)
+ROC_AT = (0.1, 0.3, 0.5)
+"""1 - specificity at which the report's band of the ROC curve is held against the truth."""
 BAR = (0.92, 0.98)
 
 Floats = NDArray[np.float64]
@@ -86,6 +89,7 @@ def simulate(auc: float, generator: np.random.Generator, bootstrap: bool) -> Ite
     truths = {"auc": auc, "brier": _true_brier(distance, prior)} | _true_shares(units, distance, prior)
     for metric in evaluate(units, 1.0)[0]:
         yield metric, truths[metric.name]
+    yield from _roc(scores, positive, distance)
     estimate, variance = delong(scores, positive, units.subjects)
     low, high = delong_interval(estimate, variance)
     yield Metric(name="auc", value=estimate, low=low, high=high, interval="delong"), auc
@@ -93,6 +97,20 @@ def simulate(auc: float, generator: np.random.Generator, bootstrap: bool) -> Ite
         drawn = resample(units.subjects, units.labels, 2, int(generator.integers(2**31)))
         for metric in resampled_metrics(judge(units, 1.0), drawn):
             yield metric, truths[metric.name]
+
+
+def _roc(scores: Floats, positive: NDArray[np.bool_], distance: float) -> Iterator[tuple[Metric, float]]:
+    """Yield some points of the ROC curve's band as the report draws it, each as the metric that it is of."""
+    rows = zip(positive.tolist(), expit(scores).tolist(), strict=True)
+    subjects = [
+        SubjectScore(subject=str(row), label=str(label), fold=0, probability=probability, predicted="")
+        for row, (label, probability) in enumerate(rows)
+    ]
+    found = np.interp(ROC_AT, *roc_curve(positive, scores)).tolist()
+    band = roc_band(subjects, str(True), np.array(ROC_AT))
+    for at, value, low, high in zip(ROC_AT, found, *(end.tolist() for end in band), strict=True):
+        metric = Metric(name=f"roc at {at:g}", value=value, low=low, high=high, interval="wilson, both rates")
+        yield metric, float(norm.sf(norm.isf(at) - distance))
 
 
 def _true_shares(units: Units, distance: float, prior: float) -> dict[str, float]:

@@ -23,7 +23,8 @@ from benchmarks.controls import Phantom, Subjects, Threads
 from limner.imaging import Grid, Slice, decode
 from limner.imaging.phantom import phantom_recurrent
 from limner.imaging.phantom_anatomy import PIXEL_MM, phantom_subject
-from limner.imaging.selection import find_series, select
+from limner.imaging.selection import select
+from limner.imaging.series import find_series
 from limner_server.networks.artifact import load
 from limner_server.networks.card import Reference
 from limner_server.networks.repository import ModelRepository

@@ -22,7 +22,8 @@ from scipy.ndimage import rotate, shift, zoom
 from limner.imaging import Grid, Slice, decode
 from limner.imaging.phantom import phantom_recurrent, phantom_subject
 from limner.imaging.phantom_anatomy import PIXEL_MM
-from limner.imaging.selection import find_series, select
+from limner.imaging.selection import select
+from limner.imaging.series import find_series
 from limner_server.training.similar import NEAR_DUPLICATE, unit_vectors
 
 Pixels = NDArray[np.float32]

@@ -4,7 +4,8 @@ The tables in docs/explain.md. Trains a ResNet-18 on the phantom first: agreemen
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -32,7 +33,6 @@ from limner_server.training.config import TrainingConfig
 
 BATCH = 8
 
-Floats = NDArray[np.float64]
 Figures = dict[str, dict[str, float]]
 """By layer and method."""
 
@@ -52,23 +52,40 @@ def main(
         card = train(root, stored, TrainingConfig.make(seed=seed, grid=Grid(fov_mm, size), folds=2, halves=False))
         version = ModelRepository(root / "models").get(MODEL, 1)
         cohort = spool_cohort(stored.snapshot(), card.grid, root / "slices.f32").thin(slices)
-        correlations, lost = measure(version, card, cohort, seed)
+        found = measure(version, card, cohort, seed)
     if as_json:
-        print(json.dumps({"rank_correlation": correlations, "drop_of_top_tenth": lost, "slices": len(cohort)}))
+        print(json.dumps(asdict(found) | {"slices": len(cohort)}))
         return
     console = Console()
-    console.print(_table(f"rank correlation with mean ablation, mean of {len(cohort)} slices", correlations))
-    console.print(_table("drop of the margin with the top tenth at its means, logits", lost))
+    console.print(_table(f"rank correlation with mean ablation, mean of {len(cohort)} slices", found.by_slice))
+    console.print(
+        _table("the same of importance averaged over the slices of a label, mean of the labels", found.by_label)
+    )
+    console.print(_table("drop of the margin with the top tenth at its means, logits", found.drops))
 
 
-def measure(version: ModelVersion, card: ModelCard, cohort: SliceCohort, seed: int) -> tuple[Figures, Figures]:
-    """Explain slices for their own labels by every method that a layer has.
+@dataclass(frozen=True)
+class Agreement:
+    """How well each method agrees with mean ablation.
 
-    Returns
-    -------
-    Rank correlation (Spearman) with the drop of the margin with one channel at its mean, over the channels that are not
-    dead, mean over slices; and the mean drop with the top tenth by that method at their means.
+    Attributes
+    ----------
+    by_slice
+        Rank correlation (Spearman) with the drop of the margin with one channel at its mean, over the channels that are
+        not dead; mean over slices.
+    by_label
+        The same of the mean over a label's slices, by which a simulation chooses channels; mean over labels.
+    drops
+        Drop with the top tenth by the method at their means; mean over slices.
     """
+
+    by_slice: Figures
+    by_label: Figures
+    drops: Figures
+
+
+def measure(version: ModelVersion, card: ModelCard, cohort: SliceCohort, seed: int) -> Agreement:
+    """Explain slices for their own labels by every method that a layer has."""
     engine = TorchScriptEngine(version.artifact, card)
     artifact = eager(load(version.artifact, card.digest), card)
     parts: list[tuple[Arrays, Arrays]] = []
@@ -77,8 +94,8 @@ def measure(version: ModelVersion, card: ModelCard, cohort: SliceCohort, seed: i
         parts.append((engine.run(Operation.EXPLAIN, LAYERS, images, targets), _ablate(engine, images, targets)))
     explained, ablated = (_joined(found) for found in zip(*parts, strict=True))
     target, logits = torch.from_numpy(explained["target"]), torch.from_numpy(explained["logits"])
-    correlations: Figures = {}
-    lost: Figures = {}
+    agreement = Agreement({}, {}, {})
+    labels = [cohort.labels == label for label in range(len(cohort.classes))]
     for number, (layer, means) in enumerate(engine.channel_means.items()):
         maps, gradients = (torch.from_numpy(explained[f"{name}.{layer}"]) for name in ("maps", "gradients"))
         exact = torch.from_numpy(ablated[f"ablation.{layer}"])
@@ -87,11 +104,16 @@ def measure(version: ModelVersion, card: ModelCard, cohort: SliceCohort, seed: i
             if method is ImportanceMethod.CAM and layer != LAYERS[-1]:
                 continue
             found = channel_importance(method, maps, gradients, torch.from_numpy(means), ablation=exact, seed=seed)
-            ranks = _rank_correlations(found.numpy()[:, alive], exact.numpy()[:, alive])
+            ours, theirs = found.numpy()[:, alive], exact.numpy()[:, alive]
             deletion, _ = drops(artifact, number, maps, found, target, margins(logits, target), (TOP_SHARE,))
-            correlations.setdefault(layer, {})[method] = round(float(ranks.mean()), 4)
-            lost.setdefault(layer, {})[method] = round(float(deletion.mean()), 4)
-    return correlations, lost
+            averaged = ([one[rows].mean(axis=0) for rows in labels] for one in (ours, theirs))
+            for figures, value in (
+                (agreement.by_slice, _rank_correlation(ours, theirs)),
+                (agreement.by_label, _rank_correlation(*averaged)),
+                (agreement.drops, float(deletion.mean())),
+            ):
+                figures.setdefault(layer, {})[method] = round(value, 4)
+    return agreement
 
 
 def _ablate(engine: TorchScriptEngine, images: NDArray[np.float32], targets: NDArray[np.int64]) -> Arrays:
@@ -102,9 +124,9 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _rank_correlations(first: NDArray[np.float32], second: NDArray[np.float32]) -> Floats:
-    """Spearman's correlation of each row, `(n,)`."""
-    return np.array([spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)])
+def _rank_correlation(first: Iterable[NDArray[np.float32]], second: Iterable[NDArray[np.float32]]) -> float:
+    """Mean over pairs of rows of Spearman's correlation."""
+    return float(np.mean([spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)]))
 
 
 def _table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Table:

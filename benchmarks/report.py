@@ -1,7 +1,8 @@
 """The page of results, `docs/performance.md`, from what recorded runs have left: `python -m benchmarks.report`.
 
-Each run adds one line to a file that git does not see; the page shows the newest of each benchmark, so that one can be
-measured again by itself. Only what stands between the page's two markers is written here; the text is people's.
+`results.jsonl` has one line for each benchmark, its last run, so that one can be measured again by itself, on another
+machine too: the page tells which row is of which. Only what stands between the page's two markers is written here; the
+text is people's.
 """
 
 import datetime
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
+from string import ascii_uppercase
 
 from matplotlib import style
 from matplotlib.figure import Figure
@@ -23,7 +25,7 @@ from benchmarks.harness import Result
 BEGIN, END = "<!-- results: begin (python -m benchmarks.report) -->", "<!-- results: end -->"
 
 _ROOT = Path(__file__).parents[1]
-RESULTS = _ROOT / "build/benchmarks.jsonl"
+RESULTS = Path(__file__).with_name("results.jsonl")
 PAGE = _ROOT / "docs/performance.md"
 PLOT = _ROOT / "docs/images/performance.svg"
 
@@ -46,19 +48,17 @@ _RECORD = TypeAdapter(Record)
 
 
 def record(result: Result, file: Path = RESULTS) -> None:
-    """Add a result of now and of this machine to the file of results."""
+    """Put a result of now and of this machine in the place of the last one of its benchmark."""
     now = datetime.datetime.now(datetime.UTC).date()
-    line = _RECORD.dump_json(Record(result, now, _machine(), metadata.version("torch")))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as results:
-        results.write(line + b"\n")
+    new = Record(result, now, _machine(), metadata.version("torch"))
+    others = [each for each in recorded(file) if each.result.name != result.name]
+    lines = [_RECORD.dump_json(each) + b"\n" for each in sorted([*others, new], key=lambda each: each.result.name)]
+    file.write_bytes(b"".join(lines))
 
 
-def latest(file: Path = RESULTS) -> list[Record]:
-    """The last record of each benchmark, by name."""
-    records = [_RECORD.validate_json(line) for line in file.read_bytes().splitlines()]
-    newest = {each.result.name: each for each in records}
-    return [newest[name] for name in sorted(newest)]
+def recorded(file: Path = RESULTS) -> list[Record]:
+    """The record of each benchmark, by name; none where there is no file yet."""
+    return [_RECORD.validate_json(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
 
 def write_page(records: Sequence[Record], page: Path = PAGE, plot: Path = PLOT) -> None:
@@ -80,21 +80,21 @@ def write_page(records: Sequence[Record], page: Path = PAGE, plot: Path = PLOT) 
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Markdown of all ratios, the figures behind them, the machines and the versions."""
-    rows = [_row(ratio, each) for each in records for ratio in (each.result, *each.result.also)]
+    """Markdown of all ratios, the figures behind them, the machines and their versions."""
+    machines: dict[str, list[Record]] = {}
+    for each in records:
+        machines.setdefault(each.machine, []).append(each)
+    letters = dict(zip(machines, ascii_uppercase, strict=False))
+    rows = [_row(ratio, each, letters[each.machine]) for each in records for ratio in (each.result, *each.result.also)]
     behind = [f"| {each.result.name} | {_listed(figure_texts(each.result))} |" for each in records]
-    machines = "; ".join(sorted({each.machine for each in records}))
-    versions = {
-        f"{name} {version}"
-        for each in records
-        for name, version in {"torch": each.torch, **each.result.versions}.items()
-    }
     return "\n".join(
         [
-            f"Measured on: {machines}; {', '.join(sorted(versions, key=str.lower))}.",
+            "Measured on",
             "",
-            "| | ratio | median (least to most) | bar | | pairs | date |",
-            "|---|---|---|---|---|---|---|",
+            *(f"- {letters[name]}: {name}; {_versions(of_machine)}" for name, of_machine in machines.items()),
+            "",
+            "| | ratio | median (least to most) | bar | | pairs | on | date |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
             "| | figures |",
@@ -147,7 +147,17 @@ def _margin(result: Result, ratio: float) -> float:
     return result.bar / ratio if result.at_most else ratio / result.bar
 
 
-def _row(result: Result, record: Record) -> str:
+def _versions(records: Sequence[Record]) -> str:
+    """Of all programs that took part in some results."""
+    versions = {
+        f"{name} {version}"
+        for each in records
+        for name, version in {"torch": each.torch, **each.result.versions}.items()
+    }
+    return ", ".join(sorted(versions, key=str.lower))
+
+
+def _row(result: Result, record: Record, machine: str) -> str:
     cells = (
         result.name,
         result.unit,
@@ -155,6 +165,7 @@ def _row(result: Result, record: Record) -> str:
         result.bound,
         "met" if result.met else "missed",
         str(len(result.pairs)),
+        machine,
         record.date.isoformat(),
     )
     return f"| {' | '.join(cells)} |"
@@ -171,4 +182,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    write_page(latest())
+    write_page(recorded())

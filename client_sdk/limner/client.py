@@ -14,8 +14,9 @@ import grpc
 
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
-from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError, from_rpc
-from limner.images import Ledger
+from limner.endpoint import Endpoint, Tls
+from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
+from limner.images import Ledger, SendDicom
 from limner.streams import ResultStream
 from limner.types import (
     Cohort,
@@ -68,12 +69,20 @@ class Client:
         "host:port".
     timeout
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
+    tls
+        How the connection is encrypted, `Tls()` for the authorities of this machine; default: not at all.
     """
 
-    def __init__(self, address: str = channel.DEFAULT_ADDRESS, *, timeout: float = channel.DEFAULT_TIMEOUT_S) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = channel.DEFAULT_ADDRESS,
+        *,
+        timeout: float = channel.DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, tls)
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, channel.channel_options())
+        self._channel = self._endpoint.open()
         self._cohorts = CohortServiceStub(self._channel)
         self._trainings = TrainingServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
@@ -106,11 +115,11 @@ class Client:
                 if check(b"", timeout=left, wait_for_ready=True) == channel.SERVING:
                     return
             except grpc.RpcError as error:
-                translated = from_rpc(error, self._address)
+                translated = self._endpoint.explain(error)
                 if not isinstance(translated, DeadlineError | UnavailableError):
                     raise translated from error
             time.sleep(channel.POLL_S)
-        raise UnavailableError(f"no Limner server is ready at {self._address} after {timeout:g} s")
+        raise self._endpoint.not_ready(timeout)
 
     # Cohorts
 
@@ -135,7 +144,7 @@ class Client:
         try:
             reply = self._cohorts.ImportCohort(upload.messages())
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise self._endpoint.explain(error) from error
         return wire.import_result(reply, upload.known, upload.refused)
 
     def cohorts(self) -> tuple[Cohort, ...]:
@@ -194,7 +203,9 @@ class Client:
 
     # Inference
 
-    def predict(self, model: str, images: "Images", *, priority: int = 0, send_dicom: bool = False) -> PredictResult:
+    def predict(
+        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+    ) -> PredictResult:
         """Score up to 1,024 images at once; for more, `predict_stream`.
 
         DICOM is decoded here and only pixels are sent, under neutral names. An image that cannot be read or scored has
@@ -207,7 +218,8 @@ class Client:
         priority
             0, the lowest, to 10: what waits with a higher one is batched first.
         send_dicom
-            True to send whole DICOM files, identifying attributes included.
+            True to send whole DICOM files, de-identified (`limner.imaging.profile`); "identified" to send them as they
+            are.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
         request = requests.predict(model, ledger.all_messages(images), priority)
@@ -216,7 +228,7 @@ class Client:
         return wire.predict_result(self._call(self._inference.Predict, request), ledger)
 
     def predict_stream(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: bool = False
+        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
     ) -> ResultStream[ImageResult]:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
@@ -230,7 +242,7 @@ class Client:
         return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
 
     def extract_features(
-        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: bool = False
+        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
     ) -> FeaturesResult:
         """Find the most important channels of up to 64 images, given as in `predict`."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
@@ -240,7 +252,7 @@ class Client:
         return wire.features_result(self._call(self._features.ExtractFeatures, request), ledger)
 
     def extract_features_stream(
-        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: bool = False
+        self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
     ) -> ResultStream[ImageFeatures]:
         """Find the most important channels of any number of images; results come as they are done."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
@@ -285,7 +297,7 @@ class Client:
                 return wire.simulation(reply.result)
             if progress is not None:
                 progress(wire.progress(reply.progress))
-        raise InternalError(f"the server at {self._address} ended the simulation without a result")
+        raise InternalError(f"the server at {self._endpoint.address} ended the simulation without a result")
 
     # Models
 
@@ -323,7 +335,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise self._endpoint.explain(error) from error
 
     def _stream(self, start: Callable[[], _Call[_A]]) -> Generator[_A, None, None]:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
@@ -333,7 +345,7 @@ class Client:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise self._endpoint.explain(error) from error
         finally:
             call.cancel()
 

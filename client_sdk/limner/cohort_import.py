@@ -13,7 +13,9 @@ from limner.cohorts import CohortPlan, CohortSlice
 from limner.errors import InvalidInputError, invalid_input
 from limner.imaging import Pseudonymiser, find_series, load_or_create_key, select
 from limner.imaging.errors import ImageError
-from limner.imaging.selection import Decision, SelectionRules, Series
+from limner.imaging.rules import SelectionRules
+from limner.imaging.selection import Decision
+from limner.imaging.series import Series
 
 MAX_NAMED = 10
 

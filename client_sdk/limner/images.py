@@ -1,6 +1,8 @@
 """Images on their way to the server and back: decoded here, sent under neutral names, returned under the caller's own.
 
 No name that the caller gives to an image or a subject leaves the process: file names and patient ids often name people.
+Whole DICOM files leave it only where the caller asks for that, and then de-identified (`limner.imaging.profile`) under
+a key that nobody keeps, unless the caller says that they may go as they are.
 """
 
 import asyncio
@@ -9,7 +11,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     Content: TypeAlias = str | Path | bytes | Dataset | NDArray[np.generic] | Slice
     Images: TypeAlias = "Iterable[Content | Image] | Content | Image"
     AsyncImages: TypeAlias = "Images | AsyncIterable[Content | Image]"
+
+SendDicom: TypeAlias = bool | Literal["identified"]
+"""False: pixels and geometry only; True: whole DICOM files, de-identified; "identified": whole files as they are."""
 
 PARCEL_IMAGES = 16
 PARCEL_BYTES = 2 * 1024 * 1024
@@ -116,17 +122,27 @@ def _dicom_bytes(content: Any) -> bytes | None:
     return None
 
 
-def _fill(message: common_pb2.Image, image: Image, send_dicom: bool) -> None:
+def _fill(message: common_pb2.Image, image: Image, send_dicom: SendDicom) -> None:
     if image.center is not None:
         message.center.row, message.center.column = image.center
     if send_dicom and (dicom := _dicom_bytes(image.content)) is not None:
-        message.dicom, message.frame = dicom, image.frame
+        message.dicom = dicom if send_dicom == "identified" else _deidentified(dicom)
+        message.frame = image.frame
         return
     loaded = load(image.content, image.frame)
     if isinstance(loaded, Slice):
         message.pixels.CopyFrom(pixels(loaded))
     else:
         message.grid.CopyFrom(grid_array(loaded))
+
+
+def _deidentified(dicom: bytes) -> bytes:
+    # Imported here, as pydicom is.
+    from limner.imaging.deidentify import KEY_BYTES, Pseudonymiser
+    from limner.imaging.profile import deidentified, encoded
+
+    # A key for each image: the server needs no pseudonym, and two images cannot be linked by theirs.
+    return encoded(deidentified(dicom, Pseudonymiser(token_bytes(KEY_BYTES))))
 
 
 def _most_together(images: object) -> int:
@@ -159,7 +175,7 @@ class Ledger(Generic[_R]):
     kind
         Type of the results.
     send_dicom
-        True to send whole DICOM files, with everything in them.
+        Whether whole DICOM files are sent.
 
     Attributes
     ----------
@@ -168,7 +184,7 @@ class Ledger(Generic[_R]):
         answered, and `close` raises it.
     """
 
-    def __init__(self, kind: type[_R], *, send_dicom: bool = False) -> None:
+    def __init__(self, kind: type[_R], *, send_dicom: SendDicom = False) -> None:
         self._kind = kind
         self._send_dicom = send_dicom
         self._count = 0

@@ -25,7 +25,7 @@ def test_the_truths_are_those_of_many_subjects() -> None:
             values.setdefault(metric.name, []).append(metric.value)
     assert truths["brier"] == pytest.approx([brier] * 150, abs=1e-3)
     # Thresholds are set by other subjects than those they judge: what is found is true on average.
-    for name in ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "brier"):
+    for name in ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "brier", "roc at 0.3"):
         assert np.mean(values[name]) == pytest.approx(np.mean(truths[name]), abs=0.03), name
 
 
@@ -36,10 +36,12 @@ def test_controls_are_summed_up_by_what_was_asked_last() -> None:
         same | {"kind": "permuted", "auc": 0.5, "low": low, "high": 0.7, "bootstrap": [0.3, 0.49], "p": p}
         for low, p in ((0.3, 0.4), (0.51, 0.01))
     ]
-    failed = same | {"kind": "simulation", "seed": 4, "verdict": "failed check", "failed": ["stability"]}
+    verdict = {"verdict": "FAILED_CHECK", "failed": ["stability"], "checks": {"own_verdict": 0.987, "stability": 0.1}}
+    failed = same | {"kind": "simulation", "of": "permuted", "seed": 4} | verdict
     found = summary([same | {"kind": "seed", "epochs": 1, "auc": 0.1}, *seeds, *permuted, failed])
     assert (found["seeds"], found["mean_auc"], found["level_reached"]) == (3, pytest.approx(0.96), True)
     assert (found["permuted"], found["intervals_that_hold_0.5"], found["p_above_0.05"]) == (2, 1, 1)
     assert found["bootstrap_intervals_that_hold_0.5"] == 0
-    assert found["simulation_4"] == "failed check, failed: stability"
+    expected = "FAILED_CHECK; failed: stability; own_verdict 0.987, stability 0.1"
+    assert found["simulation_permuted_4"] == expected
     assert summary([]) == {}

@@ -15,6 +15,7 @@ from pydicom.uid import JPEGLSLossless
 
 from limner import Client, Image
 from limner.errors import DeadlineError, InvalidInputError, NotFoundError
+from limner.images import SendDicom
 from limner.v1 import common_pb2, feature_pb2, inference_pb2, training_pb2
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
@@ -79,10 +80,12 @@ BAD_DICOM = {
 }
 
 
-@pytest.mark.parametrize("send_dicom", [False, True], ids=["decoded here", "decoded by the server"])
+@pytest.mark.parametrize(
+    "send_dicom", [False, True, "identified"], ids=["decoded here", "de-identified here", "decoded by the server"]
+)
 @pytest.mark.parametrize("case", BAD_DICOM)
 def test_a_bad_image_is_named_and_fails_alone(
-    client: Client, model: str, dicom: bytes, case: str, send_dicom: bool
+    client: Client, model: str, dicom: bytes, case: str, send_dicom: SendDicom
 ) -> None:
     spoil, field = BAD_DICOM[case]
     images = [Image(dicom, id="good 1"), Image(spoil(dicom), id="bad"), Image(dicom, id="good 2")]

@@ -80,6 +80,7 @@ def test_every_way_in_gives_the_same_prediction(client: Client, model: str, slic
     decoded = [decode(Path(str(image.content))) for image in slices]
     for other in (
         client.predict(model, slices, send_dicom=True),
+        client.predict(model, slices, send_dicom="identified"),
         client.predict(model, decoded),
         client.predict(model, [grid.resample(image) for image in decoded]),
     ):

@@ -7,13 +7,14 @@ import pydicom
 import pytest
 
 from limner import Client, Image, plan_import
-from limner.imaging import Importance, ModelReference, decode, heat_map_dicom
-from limner.imaging.selection import SelectionRules
+from limner.images import SendDicom
+from limner.imaging import Importance, ModelReference, Range, decode, default_rules, heat_map_dicom
 from limner.types import FeatureOptions, Grid, JobState, TrainingConfig
 from tests.live import LiveServer
 
 DATA = Path(__file__).parent.parent / "data" / "prostatex"
-RULES = SelectionRules(min_slices=3, planes=frozenset({"transverse", "sagittal"}))
+WAYS: tuple[SendDicom, ...] = (False, True, "identified")
+RULES = default_rules().model_copy(update={"slices": Range(min=3), "planes": frozenset({"transverse", "sagittal"})})
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +69,15 @@ def test_a_phantoms_model_answers_real_slices_and_its_heat_maps_return_as_dicom(
     assert written.pixel_array.shape == (384, 384, 3)
 
 
-def test_nothing_that_identifies_a_patient_reaches_the_server(
+def test_nothing_that_identifies_a_patient_is_kept_by_the_server(
     client: Client, server: LiveServer, model: str, slices: list[Image]
 ) -> None:
-    """A real file with planted names, sent as the SDK sends by default and as whole files."""
+    """A real file with planted names, sent as the SDK sends by default and as whole files: the server keeps none."""
     dataset = pydicom.dcmread(str(slices[0].content))
     planted = {"PatientName": "SECRET^NAME", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
     for keyword, value in planted.items():
         setattr(dataset, keyword, value)
-    for send_dicom in (False, True):
+    for send_dicom in WAYS:
         (result,) = client.predict(model, Image(dataset, id="SECRET-FILE"), send_dicom=send_dicom).results
         assert result.error is None
         assert result.id == "SECRET-FILE"

@@ -27,9 +27,11 @@ class Orthanc:
     ----------
     folder
         Of its storage; made where it is missing.
+    settings
+        Further ones of its configuration.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dicom_port, self.http_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
@@ -49,6 +51,7 @@ class Orthanc:
                     "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
                     "DicomAlwaysAllowEcho": True,
                     "DicomAlwaysAllowStore": True,
+                    **settings,
                 }
             )
         )
@@ -81,6 +84,15 @@ class Orthanc:
         self._process.kill()
         self._process.wait(timeout=10)
 
+    @property
+    def version(self) -> str:
+        """Its version, while it runs."""
+        return str(self._get("system").json()["Version"])
+
+    def count(self) -> int:
+        """Number of its instances."""
+        return int(self._get("statistics").json()["CountInstances"])
+
     def instances(self, **query: str) -> list[dict[str, object]]:
         """The tags of every instance that has these."""
         answer = requests.post(
@@ -94,6 +106,9 @@ class Orthanc:
 
     def file(self, instance: str) -> bytes:
         """The content of an instance, by Orthanc's own id of it."""
-        answer = requests.get(f"{self.url}/instances/{instance}/file", timeout=30)
+        return self._get(f"instances/{instance}/file").content
+
+    def _get(self, path: str) -> requests.Response:
+        answer = requests.get(f"{self.url}/{path}", timeout=30)
         answer.raise_for_status()
-        return answer.content
+        return answer

@@ -1,14 +1,8 @@
 """A modality, the gateway, a server and a PACS, all of them real: nothing is lost, nothing is sent twice."""
 
 import json
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -22,86 +16,15 @@ from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
 from benchmarks.models import publish_untrained
 from limner import Client
-from tests.gateway.orthanc import PLUGIN, PROGRAM, Orthanc
+from tests.gateway.orthanc import Orthanc
+from tests.gateway.processes import Gateway, send
+from tests.gateway.real import needs_real
+from tests.gateway.waiting import wait_for
 from tests.imaging.builders import mr_instance
 from tests.imaging.conformance import assert_valid_dicom
 from tests.live import LiveServer
 
-STORESCU = shutil.which("storescu")
-REAL = PROGRAM and PLUGIN.exists() and STORESCU
-pytestmark = pytest.mark.skipif(
-    not REAL and not os.environ.get("CI"), reason="needs Debian's orthanc, orthanc-dicomweb and dcmtk"
-)
-
-_LISTENING = re.compile(r"listening on \S+:(\d+) as")
-
-
-class Gateway:
-    """`limner gateway run` as a process."""
-
-    def __init__(self, journal: Path, *flags: str) -> None:
-        self.journal = journal
-        self._flags = flags
-        self.port = 0
-
-    def __enter__(self) -> "Gateway":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        with (self.journal.parent / "gateway.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "limner.cli.main", "gateway", "run", f"--journal={self.journal}"),
-                    *("--host=127.0.0.1", f"--port={self.port}", "--quiet-s=1", "--model=model", *self._flags),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self._process.stdout is not None
-        found = _LISTENING.search(self._process.stdout.readline())
-        assert found, (self.journal.parent / "gateway.log").read_text()
-        self.port = int(found[1])
-
-    def stop(self) -> int:
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=30)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait(timeout=10)
-
-    def status(self) -> dict[str, object]:
-        ended = self.command("status", "--json")
-        assert ended.returncode == 0, ended.stderr
-        found: dict[str, object] = json.loads(ended.stdout)
-        return found
-
-    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "limner.cli.main", "gateway", *arguments, f"--journal={self.journal}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-
-def send(port: int, paths: Sequence[Path], calling: str = "MODALITY", called: str = "LIMNER") -> int:
-    """Send files as a modality would; return storescu's exit status."""
-    assert STORESCU
-    command = [STORESCU, "-aet", calling, "-aec", called, "127.0.0.1", str(port), *map(str, paths)]
-    return subprocess.run(command, capture_output=True, check=False).returncode
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 60) -> None:
-    ends = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about in time"
-        time.sleep(0.2)
+pytestmark = needs_real
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +149,7 @@ def test_a_study_of_other_series_is_done_with_the_reason(gateway: Gateway, pacs:
     assert send(gateway.port, sent) == 0
     wait_for(lambda: gateway.status()["studies"]["done"] == 1)  # type: ignore[index]
     shown = gateway.command("show", str(dcmread(sent[0]).StudyInstanceUID), "--json")
-    assert "echo time is 10 ms; expected at least 60 ms" in json.loads(shown.stdout)["reason"]
+    assert "echo time is 10 ms; expected at least 60 ms" in json.loads(shown.stdout)["left_out"]
     assert not reports(pacs)
 
 
@@ -280,3 +203,16 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     assert (ended.returncode, "AET@HOST:PORT" in ended.stderr) == (2, True)
     ended = gateway.command("run", "--model=m")
     assert (ended.returncode, "one of --pacs and --stow" in ended.stderr) == (2, True)
+
+
+def test_rules_from_a_file_choose_the_series(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    (tmp_path / "rules.yaml").write_text("echo_time_ms: {max: 20}")
+    flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
+    with Gateway(tmp_path / "journal", *flags, f"--rules={tmp_path / 'rules.yaml'}") as gateway:
+        assert send(gateway.port, phantom_series(tmp_path, EchoTime=10, PatientID="short")) == 0
+        assert send(gateway.port, phantom_series(tmp_path, EchoTime=100, PatientID="long")) == 0
+        wait_for(lambda: gateway.status()["studies"]["done"] == 2)  # type: ignore[index]
+    assert [report.PatientID for report in reports(pacs)] == ["short"]
+    (tmp_path / "rules.yaml").write_text("echo_time: {max: 20}")
+    ended = gateway.command("run", "--model=m", *flags, f"--rules={tmp_path / 'rules.yaml'}")
+    assert (ended.returncode, "echo_time is {'max': 20}; expected one of the keys" in ended.stderr) == (2, True)

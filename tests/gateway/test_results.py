@@ -24,16 +24,16 @@ from limner.gateway.kinds import Kind
 from limner.gateway.results import PICTURES, series_results
 from limner.gateway.scoring import explain_series, score_study
 from limner.gateway.structured_report import prediction_report
+from limner.imaging import Range, default_rules
 from limner.imaging.derived import write_dicom
 from limner.imaging.headers import orientation, pixel_spacing, position
-from limner.imaging.selection import SelectionRules
 from limner.types import Distance
 from tests.gateway.orthanc import PLUGIN, PROGRAM, Orthanc
 from tests.gateway.series import JAPANESE, SERIES
 from tests.imaging.conformance import dicom_errors
 from tests.live import LiveServer
 
-ANY = SelectionRules(min_slices=1)
+ANY = default_rules().model_copy(update={"slices": Range(min=1)})
 VALIDATOR = Path("/usr/share/java/pixelmed.jar")
 OF_THE_SOURCE = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyDate"),

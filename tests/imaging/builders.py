@@ -11,6 +11,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageS
 
 DATA = Path(__file__).parent.parent / "data" / "prostatex"
 TRANSVERSE = DATA / "ProstateX-0000" / "t2-transverse"
+SMALL = np.arange(48, dtype=np.uint16).reshape(6, 8)
 AXES = {"transverse": [1, 0, 0, 0, 1, 0], "sagittal": [0, 1, 0, 0, 0, -1], "coronal": [1, 0, 0, 0, 0, -1]}
 
 
@@ -56,24 +57,32 @@ def enhanced_mr(pixels: NDArray[np.generic], plane: str = "sagittal") -> FileDat
         delattr(dataset, keyword)
     dataset.SharedFunctionalGroupsSequence = Sequence(
         [
-            _item(
-                PixelMeasuresSequence=_items(PixelSpacing=[1.5, 1.25]),
-                PlaneOrientationSequence=_items(ImageOrientationPatient=AXES[plane]),
-                MREchoSequence=_items(EffectiveEchoTime=90.0),
-                MRTimingAndRelatedParametersSequence=_items(RepetitionTime=3000.0),
+            item(
+                PixelMeasuresSequence=items(PixelSpacing=[1.5, 1.25]),
+                PlaneOrientationSequence=items(ImageOrientationPatient=AXES[plane]),
+                MREchoSequence=items(EffectiveEchoTime=90.0),
+                MRTimingAndRelatedParametersSequence=items(RepetitionTime=3000.0),
             )
         ]
     )
     dataset.PerFrameFunctionalGroupsSequence = Sequence(
         [
-            _item(
-                PlanePositionSequence=_items(ImagePositionPatient=[index, 0, 0]),
-                PixelValueTransformationSequence=_items(RescaleSlope=index + 1, RescaleIntercept=0),
+            item(
+                PlanePositionSequence=items(ImagePositionPatient=[index, 0, 0]),
+                PixelValueTransformationSequence=items(RescaleSlope=index + 1, RescaleIntercept=0),
             )
             for index in range(len(pixels))
         ]
     )
     return dataset
+
+
+def write_series(folder: Path, count: int = 5, **attributes: object) -> None:
+    """Write slices 4 mm apart, the last first."""
+    for number in range(count):
+        attributes["ImagePositionPatient"] = [0, 0, 4 * number]
+        instance = mr_instance(SMALL, InstanceNumber=number + 1, **attributes)
+        instance.save_as(folder / f"{count - number}.dcm", enforce_file_format=True)
 
 
 def content(dataset: FileDataset) -> bytes:
@@ -83,12 +92,12 @@ def content(dataset: FileDataset) -> bytes:
     return buffer.getvalue()
 
 
-def _item(**attributes: object) -> Dataset:
+def item(**attributes: object) -> Dataset:
     item = Dataset()
     for keyword, value in attributes.items():
         setattr(item, keyword, value)
     return item
 
 
-def _items(**attributes: object) -> Sequence:
-    return Sequence([_item(**attributes)])
+def items(**attributes: object) -> Sequence:
+    return Sequence([item(**attributes)])

@@ -154,6 +154,7 @@ def _model(subjects: tuple[CohortSubject, ...], rng: np.random.Generator, *, old
                     "fold": index % 3,
                     "logits": [-margin / 2, margin / 2],
                     "slices": [],
+                    "chosen": "" if old else LABELS[int(margin > 0)],
                 }
                 for index, (subject, margin) in enumerate(zip(subjects, margins, strict=True))
             ],

@@ -173,6 +173,21 @@ def test_what_an_old_card_lacks_is_said_and_not_made_up() -> None:
     assert "0.96 0.88 to 1.00" in page.words
 
 
+def test_checks_that_need_another_training_are_said_to() -> None:
+    data = report_data(failed=True)
+    assert data.simulation is not None
+    lacking = data.model.model_copy(update={"card": {**data.model.card, "halves": []}})
+    eighth = data.simulation.checks[-1].model_copy(update={"number": 8, "name": "another_seed", "ran": False})
+    simulation = data.simulation.model_copy(update={"checks": (*data.simulation.checks, eighth)})
+    gaps = not_measured(replace(data, model=lacking, simulation=simulation))
+    assert [(gap.what, gap.how) for gap in gaps if gap.section == "checks"] == [
+        ("Independent judge", "train without --no-halves"),
+        ("Network of another seed", "train with --sibling"),
+    ]
+    # Halves that could not judge this cohort are no reason to train again.
+    assert [gap for gap in not_measured(data) if gap.section == "checks"] == []
+
+
 def test_a_report_without_simulation_and_images(data: ReportData) -> None:
     page = Page(render_report(replace(data, simulation=None, slices=(), examples=())))
     assert "Simulated images: not measured. To get it: report without --no-simulate." in page.words

@@ -21,6 +21,7 @@ from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server 
 from limner.v1.model_pb2_grpc import add_ModelServiceServicer_to_server as add_models
 from limner.v1.simulation_pb2_grpc import add_SimulationServiceServicer_to_server as add_simulations
 from limner.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server as add_trainings
+from tests.imaging.builders import write_series
 from tests.sdk.servers import Cohorts, Features, Inference, Models, Simulations, Trainings, serving
 
 Run = Callable[..., tuple[int, str, str]]
@@ -48,7 +49,19 @@ def test_version_and_help_say_what_it_is_for(limner: Run) -> None:
     code, out, _ = limner("--help")
     assert code == 0
     assert "not for" in out
-    for command in ("phantom", "cohort", "train", "predict", "features", "simulate", "report", "models", "gateway"):
+    for command in (
+        "phantom",
+        "select",
+        "deidentify",
+        "cohort",
+        "train",
+        "predict",
+        "features",
+        "simulate",
+        "report",
+        "models",
+        "gateway",
+    ):
         assert command in out
         assert limner(command, "--help")[0] == 0
 
@@ -96,6 +109,61 @@ def test_a_dry_run_without_labels_judges_the_series(limner: Run, phantom: Path) 
     assert {one["subject"] for one in series} == {f"PH-{n:03d}" for n in range(6)}
     assert not any(one["taken"] for one in series)
     assert all(one["reasons"] == ["plane is transverse; expected coronal"] for one in series)
+
+
+def test_a_selection_tells_the_decision_and_every_verdict_when_asked(limner: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    for number, echo_time in enumerate((100, 12)):
+        (tmp_path / str(number)).mkdir()
+        write_series(tmp_path / str(number), EchoTime=echo_time, SeriesInstanceUID=f"1.2.{number}")
+    code, out, err = limner("select", tmp_path)
+    assert code == 0
+    assert [line.split("│")[-2].strip() for line in out.splitlines() if "t2_tse" in line] == ["taken", "left out"]
+    assert err == f"left out: {tmp_path / 'notes.txt'}: not DICOM\n1 of 2 series taken; --explain says why\n"
+    _, out, _ = limner("select", tmp_path, "--explain")
+    taken, left, _ = out.split("\n\n")
+    assert taken.splitlines()[0] == "patient  t2_tse  transverse, 5 slices: taken"
+    assert "  passed  echo time          100 ms; expected at least 60 ms" in taken
+    assert "failed" not in taken
+    assert "  failed  echo time          12 ms; expected at least 60 ms" in left
+    _, text, _ = limner("select", tmp_path, "--json")
+    first, second = json.loads(text)["series"]
+    assert (first["taken"], second["taken"]) == (True, False)
+    assert {rule["rule"] for rule in second["rules"] if not rule["passed"]} == {"echo time"}
+
+
+def test_the_defaults_are_a_file_to_start_from(limner: Run, phantom: Path, tmp_path: Path) -> None:
+    _, text, _ = limner("select", "--defaults")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(text)
+    assert limner("select", phantom, "--json")[1] == limner("select", phantom, "--json", "--rules", rules)[1]
+    rules.write_text("planes: [coronal]")
+    code, text, _ = limner("cohort", "import", phantom, "--dry-run", "--rules", rules, "--json")
+    assert code == 0
+    assert {tuple(one["reasons"]) for one in json.loads(text)["series"]} == {("plane is transverse; expected coronal",)}
+    rules.write_text("planes: [up]")
+    for command in (("select", phantom), ("cohort", "import", phantom, "--dry-run"), ("predict", "m", phantom)):
+        code, _, err = limner(*command, "--rules", rules)
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith(f"error: rules {rules}: planes.0 is 'up'; expected 'transverse',")
+    assert limner("select")[0] == 2
+
+
+def test_rules_choose_the_series_of_a_folder_and_not_the_files_named(
+    limner: Run, phantom: Path, tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("description: {leave: {t2: t2}}")
+    one = phantom / "PH-000" / "0001.dcm"
+    with serving(add_inference, Inference()) as address:
+        command = ("predict", "m", phantom / "PH-001", one, "--rules", rules, "--json", "--server", address)
+        _, text, err = limner(*command)
+        rules.write_text("modality: [MR]")
+        _, every, _ = limner(*command)
+    assert [result["id"] for result in json.loads(text)["results"]] == [str(one)]
+    assert "of PH-001 (transverse, 12 slices): description is" in err
+    ids = {result["id"] for result in json.loads(every)["results"]}
+    assert ids == {str(one), *map(str, (phantom / "PH-001").glob("*.dcm"))}
 
 
 def test_an_import_needs_labels(limner: Run, phantom: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from limner import AsyncClient, Client, CohortPlan, CohortSlice, Slice, plan_import
 from limner.cohort_import import read_labels
 from limner.errors import InvalidInputError, UnavailableError
-from limner.imaging.selection import SelectionRules
+from limner.imaging import SelectionRules
 from limner.types import ImportResult
 from limner.v1.cohort_pb2_grpc import add_CohortServiceServicer_to_server as add_cohorts
 from tests.sdk.servers import Cohorts, serving

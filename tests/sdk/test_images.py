@@ -60,11 +60,13 @@ def test_nothing_that_identifies_is_sent_unless_asked(dicom: Path) -> None:
     with serving(add_inference, inference) as address, Client(address) as client:
         result = client.predict("m", [image])
         client.predict("m", [image], send_dicom=True)
-    pixels, whole = inference.seen
+        client.predict("m", [image], send_dicom="identified")
+    pixels, deidentified, whole = inference.seen
     assert result.results[0].id == "Jane Doe, 0001.dcm"
     assert result.subjects[0].subject == "DOE^JANE"
     for name in (b"DOE", b"Jane", b"PH-000", b"PHANTOM"):
         assert name not in pixels.SerializeToString()
+        assert name not in deidentified.SerializeToString()
     assert whole.dicom == dicom.read_bytes()
     assert b"DOE" not in whole.SerializeToString()
 
@@ -188,9 +190,29 @@ def test_an_unanswered_image_is_an_error() -> None:
         list(ledger.close())
 
 
-def test_a_dataset_is_sent_whole_where_asked(dicom: Path) -> None:
+def test_a_dataset_is_sent_whole_where_asked_and_stays_as_it_is(dicom: Path) -> None:
     inference = Inference()
+    dataset = pydicom.dcmread(dicom)
     with serving(add_inference, inference) as address, Client(address) as client:
-        client.predict("m", [pydicom.dcmread(dicom)], send_dicom=True)
-    again = pydicom.dcmread(BytesIO(inference.seen[0].dicom))
-    assert again.PatientID == "PH-000"
+        client.predict("m", [dataset], send_dicom="identified")
+        client.predict("m", [dataset], send_dicom=True)
+        client.predict("m", [dataset], send_dicom=True)
+    whole, *deidentified = (pydicom.dcmread(BytesIO(seen.dicom)) for seen in inference.seen)
+    assert whole.PatientID == dataset.PatientID == "PH-000"
+    assert {one.PatientIdentityRemoved for one in deidentified} == {"YES"}
+    # Two calls cannot be linked, neither with each other nor with the source.
+    assert len({one.PatientID for one in (whole, *deidentified)}) == 3
+    assert len({one.SOPInstanceUID for one in (whole, *deidentified)}) == 3
+    assert deidentified[0].PixelData == whole.PixelData
+
+
+def test_what_may_not_be_sent_fails_alone(dicom: Path) -> None:
+    captured = pydicom.dcmread(dicom)
+    captured.BurnedInAnnotation = "YES"
+    with serving(add_inference, Inference()) as address, Client(address) as client:
+        refused, sent = client.predict("m", [captured, dicom], send_dicom=True).results
+        (trusted,) = client.predict("m", [captured], send_dicom="identified").results
+    assert refused.error is not None
+    assert refused.error.field == "BurnedInAnnotation"
+    assert sent.ok
+    assert trusted.ok

@@ -3,9 +3,7 @@
 Which slices are taken, of whom, under which label, is `limner.cohort_import`'s; here are its options and what it says.
 """
 
-import os
 from collections import Counter
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +24,7 @@ from limner.cli.common import (
     progress_bar,
 )
 from limner.cli.labels import PresetName, show_flow
+from limner.cli.rules import Rules, read_folder, rules_of, survey_fields
 from limner.cohort_flow import Flow, import_flow, read_flow
 from limner.cohort_import import (
     MAX_NAMED,
@@ -33,12 +32,13 @@ from limner.cohort_import import (
     FolderSurvey,
     default_key_file,
     label_slices,
-    survey_folder,
 )
 from limner.cohorts import CohortPlan
 from limner.imaging import load_or_create_key
 from limner.imaging.files import replace_file
-from limner.imaging.selection import Decision, Plane, SelectionRules
+from limner.imaging.rules import Range, SelectionRules
+from limner.imaging.selection import Decision
+from limner.imaging.series import Plane
 from limner.presets import label_tables
 from limner.presets.files import label_files
 from limner.types import ImportResult
@@ -68,8 +68,11 @@ def import_(
         list[Path] | None, typer.Option(help="With --preset: a published table; may be given again.")
     ] = None,
     positive: Annotated[str | None, typer.Option(help="Class of interest; default: the last by alphabet.")] = None,
+    rules: Rules = None,
     plane: Annotated[list[PlaneName] | None, typer.Option(help="Keep this plane; may be given again.")] = None,
-    min_slices: Annotated[int, typer.Option(min=1, help="Reject series of fewer slices.")] = 5,
+    min_slices: Annotated[
+        int | None, typer.Option(min=1, help="Reject series of fewer slices; default: as the rules say, 5.")
+    ] = None,
     label_by: Annotated[LabelBy, typer.Option(help="Label subjects by the CSV, or slices by plane.")] = LabelBy.SUBJECT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be taken, send nothing.")] = False,
     allow_missing: Annotated[
@@ -87,14 +90,16 @@ def import_(
 ) -> None:
     """Find the T2-weighted series of a folder, pseudonymise them and add them to a cohort.
 
-    Says of every series why it is taken or not. Only pixels, geometry and pseudonyms are sent. What is there already
-    is not sent again, so an interrupted import is resumed by repeating it. With --preset, published tables are labelled
-    by their default rules (`limner cohort labels`), and subjects of theirs without images are left out.
+    Says of every series why it is taken or not; `limner select --explain` says more. Only pixels, geometry and
+    pseudonyms are sent. What is there already is not sent again, so an interrupted import is resumed by repeating it.
+    With --preset, published tables are labelled by their default rules (`limner cohort labels`), and subjects of theirs
+    without images are left out.
 
     \b
     Examples:
       limner cohort import mri/ --labels labels.csv --dry-run
       limner cohort import mri/ --name cervix --labels labels.csv --positive recurrent --plane transverse
+      limner cohort import mri/ --name cervix --labels labels.csv --rules rules.yaml
       limner cohort import mri/ --name cervix --preset tcga-cesc-gdc --table clinical.tsv --table follow_up.tsv
       limner cohort import mri/ --name planes --label-by plane
     """  # noqa: D301  \b keeps the lines apart
@@ -104,9 +109,8 @@ def import_(
         raise typer.BadParameter("needs --labels or --preset", param_hint="--flow")
     labelling = label_tables(preset, table or []) if preset else None
     # An oblique slice is of no plane, so it cannot be labelled by it.
-    planes: list[Plane] = [one.value for one in plane or PlaneName]
-    rules = SelectionRules(min_slices=min_slices)
-    survey = _survey(folder, replace(rules, planes=frozenset(planes)) if plane or by_plane else rules)
+    planes = plane or (list(PlaneName) if by_plane else None)
+    survey = read_folder(folder, _narrowed(rules_of(rules), planes, min_slices))
     if not as_json:
         _show_survey(survey)
         if labelling is not None:
@@ -125,7 +129,7 @@ def import_(
         _write_flow(flow, import_flow(planned, before))
     result = None if dry_run or planned is None else _upload(server, name or folder.resolve().name, planned.plan)
     if as_json:
-        fields = _survey_fields(survey) | _plan_fields(planned)
+        fields = survey_fields(survey) | _plan_fields(planned)
         fields |= {"labelling": labelling.flow()} if labelling else {}
         print_json(fields | ({"result": result.to_dict()} if result else {}))
     elif result:
@@ -159,10 +163,14 @@ def _write_flow(path: Path, flow: Flow) -> None:
     note(f"wrote {path}")
 
 
-def _survey(folder: Path, rules: SelectionRules) -> FolderSurvey:
-    with progress_bar() as bar:
-        task = bar.add_task("reading headers", total=sum(len(names) for _, _, names in os.walk(folder)))
-        return survey_folder(folder, rules, progress=lambda: bar.advance(task))
+def _narrowed(rules: SelectionRules, planes: list[PlaneName] | None, min_slices: int | None) -> SelectionRules:
+    """Return rules with what the command line says of planes and slices in the place of what they say."""
+    changes: dict[str, frozenset[Plane] | Range] = {}
+    if planes:
+        changes["planes"] = frozenset(plane.value for plane in planes)
+    if min_slices is not None:
+        changes["slices"] = Range(min=min_slices)
+    return rules.model_copy(update=changes)
 
 
 def _upload(server: str, name: str, plan: CohortPlan) -> ImportResult:
@@ -173,23 +181,6 @@ def _upload(server: str, name: str, plan: CohortPlan) -> ImportResult:
 
 def _verdict(decision: Decision) -> str:
     return "taken" if decision.accepted else "; ".join(decision.reasons)
-
-
-def _survey_fields(survey: FolderSurvey) -> dict[str, Any]:
-    return {
-        "series": [
-            {
-                "subject": decision.series.patient_id,
-                "description": decision.series.description,
-                "plane": decision.series.plane,
-                "slices": len(decision.series.slices),
-                "taken": decision.accepted,
-                "reasons": decision.reasons,
-            }
-            for decision in survey.decisions
-        ],
-        "unreadable": [{"name": str(path), "reason": reason} for path, reason in survey.unreadable],
-    }
 
 
 def _plan_fields(planned: FolderImport | None) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
-from limner.cli.predict import Paths, SendDicom, finish, report_others
-from limner.cli.sources import each_frame, find_files
+from limner.cli.predict import Paths, SendDicom, finish
+from limner.cli.rules import Rules, find_images
 from limner.images import Image, load
 from limner.imaging import Importance, ModelReference, Slice, heat_map_dicom
 from limner.imaging.files import file_name, replace_file
@@ -35,6 +35,7 @@ SHOWN_CHANNELS = 5
 def features(
     model: ModelArgument,
     paths: Paths,
+    rules: Rules = None,
     layer: Annotated[
         list[str] | None, typer.Option(help="stem, layer1 ... layer4; may be given again. Default layer4.")
     ] = None,
@@ -60,9 +61,9 @@ def features(
         raise typer.BadParameter("needs --out", param_hint="--dicom")
     if dicom and find_spec("highdicom") is None:
         raise typer.BadParameter("needs highdicom: pip install 'limner[gateway]'", param_hint="--dicom")
-    files, others = find_files(paths)
-    report_others(others)
-    images = {image.id or str(image.content): image for image in each_frame(files)}
+    sources = find_images(paths, rules)
+    sources.report()
+    images = {image.id or str(image.content): image for image in sources.images}
     options = FeatureOptions(
         layers=tuple(layer or ("layer4",)), method=method, target=target, top_k=top_k, heat_maps=folder is not None
     )

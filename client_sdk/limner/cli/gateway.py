@@ -4,20 +4,23 @@ import logging
 import os
 import signal
 import threading
+import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from limner.cli.common import SERVER, AsJson, Server, connect, make_table, note, print_json, print_table
+from limner.cli import gateway_status
+from limner.cli.common import SERVER, Server, connect
+from limner.cli.gateway_status import FOLDER, Folder
+from limner.cli.rules import Rules, rules_of
 from limner.gateway.kinds import DEFAULT, Kind
-from limner.imaging.selection import SelectionRules
 
 if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
-    from limner.gateway.journal import Journal
+    from limner.gateway.limits import Peer
     from limner.gateway.receiver import Tls
 
 app = typer.Typer(
@@ -26,11 +29,8 @@ app = typer.Typer(
     help="Receive studies as a DICOM node, have them scored, and send reports back to the PACS.",
 )
 
-Folder = Annotated[
-    Path,
-    typer.Option("--journal", envvar="LIMNER_GATEWAY_JOURNAL", help="Folder of the journal; holds patients' images."),
-]
-FOLDER = Path("limner-gateway")
+for command in (gateway_status.status, gateway_status.show, gateway_status.retry):
+    app.command()(command)
 
 
 @app.command()
@@ -55,10 +55,30 @@ def run(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - a modality is elsewhere
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one and prints it.")] = 11112,
     peer: Annotated[
-        list[str] | None, typer.Option(help="AE title that may send; again for another. Default: any.")
+        list[str] | None,
+        typer.Option(
+            metavar="AET[@HOST[:PORT]]",
+            help="Who may send; again for another; default: anyone. PORT: where it takes storage commitment reports.",
+        ),
     ] = None,
-    associations: Annotated[int, typer.Option(min=1, help="Associations at a time.")] = 16,
+    associations: Annotated[int, typer.Option(min=1, help="Associations at a time.")] = 32,
+    peer_associations: Annotated[int, typer.Option(min=1, help="Of these, of one AE title at one address.")] = 16,
+    max_instance_mib: Annotated[float, typer.Option(min=0.1, help="Largest instance that is taken, in MiB.")] = 512,
+    min_free_gib: Annotated[
+        float, typer.Option(min=0, help="Nothing is taken that would leave less free on the disk, in GiB.")
+    ] = 1,
     quiet_s: Annotated[float, typer.Option(min=0, help="A study is complete after so long without an instance.")] = 30,
+    rules: Rules = None,
+    complete_count: Annotated[
+        int, typer.Option(min=0, help="A study of so many instances is complete at once; 0: no number is.")
+    ] = 0,
+    commitment: Annotated[
+        bool,
+        typer.Option(
+            "--commitment",
+            help="Answer storage commitment, which completes a study; images are kept --keep-hours all the same.",
+        ),
+    ] = False,
     attempts: Annotated[int, typer.Option(min=1, help="Failures before a study is given up.")] = 5,
     keep_hours: Annotated[
         float, typer.Option(min=0, help="How long to keep the images of studies that are done.")
@@ -80,14 +100,21 @@ def run(
         raise typer.BadParameter("needs pynetdicom: pip install 'limner[gateway]'", param_hint="limner gateway")
     from limner.gateway import node
     from limner.gateway.journal import Journal
+    from limner.gateway.limits import Limits
     from limner.gateway.receiver import ListenSettings
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("limner").setLevel(logging.INFO)
+    _log_without_patients()
     tls = _tls(tls_certificate, tls_key, tls_ca)
-    listen = ListenSettings(ae_title, host, port, frozenset(peer or ()), associations, tls)
+    limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
-        model, SelectionRules(), quiet_s, attempts, keep_hours * 3600, send=tuple(send or DEFAULT)
+        model,
+        rules_of(rules),
+        quiet_s,
+        complete_count,
+        attempts,
+        keep_hours * 3600,
+        commitment,
+        send=tuple(send or DEFAULT),
     )
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,84 +123,38 @@ def run(
     def announce(bound: int) -> None:
         print(f"listening on {host}:{bound} as {ae_title}", flush=True)
 
-    journal = Journal(folder)
-    node.run(
-        journal, listen, lambda: connect(server), _destination(pacs, stow, ae_title, tls), settings, stopped, announce
-    )
-    journal.close()
-
-
-@app.command()
-def status(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Show how many studies stand where, and everything that is dead, with the reason."""
-    journal = _open(folder)
-    studies, dead = journal.studies(), journal.dead_instances()
-    counts = {state: sum(study.state == state for study in studies) for state in ("open", "scored", "done", "dead")}
-    given_up = {study.uid: study.reason for study in studies if study.state == "dead"}
-    waiting = {study.uid: study.reason for study in studies if study.waits and study.state in ("open", "scored")}
-    if as_json:
-        instances = [{"instance": one.uid, "study": one.study, "peer": one.peer, "reason": one.reason} for one in dead]
-        print_json({"studies": counts, "dead": given_up, "waiting": waiting, "dead_instances": instances})
-        return
-    note(", ".join(f"{number} {state}" for state, number in counts.items()))
-    if given_up or waiting or dead:
-        table = make_table("what is not well", "kind", "uid", "reason")
-        for kind, rows in (("study given up", given_up), ("study waiting", waiting)):
-            for uid, reason in rows.items():
-                table.add_row(kind, uid, Text(reason))
-        for one in dead:
-            table.add_row("dead instance", one.uid, Text(one.reason))
-        print_table(table)
-
-
-@app.command()
-def show(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="StudyInstanceUID.")],
-    folder: Folder = FOLDER,
-    as_json: AsJson = False,
-) -> None:
-    """Show where one study stands, and what was left out of it."""
-    journal = _open(folder)
-    found = journal.study(study)
-    if found is None:
-        raise typer.BadParameter(f"no study {study!r} in {folder}", param_hint="STUDY")
-    dead = {one.uid: one.reason for one in journal.dead_instances() if one.study == study}
-    fields = {
-        "study": found.uid,
-        "state": found.state,
-        "instances": found.revision,
-        "results_unsent": len(journal.unsent(found)),
-        "put_off": found.waits,
-        "reason": found.reason,
-        "dead_instances": dead,
-    }
-    if as_json:
-        print_json(fields)
-        return
-    for name, value in fields.items():
-        note(f"{name.replace('_', ' ')}: {value or 'none' if isinstance(value, dict | str) else value}")
-
-
-@app.command()
-def retry(
-    study: Annotated[str, typer.Argument(metavar="[STUDY]", help="StudyInstanceUID; none: all.")] = "",
-    folder: Folder = FOLDER,
-) -> None:
-    """Take up again what was given up, and studies with dead instances."""
-    count = _open(folder).retry(study)
-    if study and not count:
-        raise typer.BadParameter(f"no study {study!r} in {folder} that was given up", param_hint="STUDY")
-    note(f"{count} studies are taken up again")
-
-
-def _open(folder: Path) -> "Journal":
-    from limner.gateway.journal import FILE, Journal
-
-    if not (folder / FILE).is_file():
-        raise typer.BadParameter(
-            f"{folder} holds no journal; expected the folder of `limner gateway run`", param_hint="--journal"
+    destination = _destination(pacs, stow, ae_title, tls)
+    journal = Journal(folder, int(min_free_gib * 2**30))
+    try:
+        node.run(
+            journal,
+            ListenSettings(ae_title, host, port, limits, tls),
+            lambda: connect(server),
+            destination,
+            settings,
+            stopped,
+            announce,
         )
-    return Journal(folder)
+    finally:
+        journal.close()
+
+
+def _log_without_patients() -> None:
+    """Log what the gateway says; pydicom's and pynetdicom's warnings quote names, dates and UIDs."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("limner").setLevel(logging.INFO)
+    for quoting in ("pydicom", "pynetdicom", "highdicom", "dicomweb_client"):
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
+    from limner.gateway.limits import Peer
+
+    try:
+        return tuple(map(Peer.parse, texts))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--peer") from error
 
 
 def _tls(certificate: Path | None, key: Path | None, ca: Path | None) -> "Tls | None":

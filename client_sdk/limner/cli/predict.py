@@ -23,17 +23,18 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
-from limner.cli.sources import each_frame, find_files
+from limner.cli.rules import Rules, find_images
 from limner.streams import ResultStream
 from limner.types import ImageResult, ItemResult, Prediction
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")]
-SendDicom = Annotated[bool, typer.Option("--send-dicom", help="Send whole files, identifying attributes included.")]
+SendDicom = Annotated[bool, typer.Option("--send-dicom", help="Send whole files, de-identified, to be decoded there.")]
 
 
 def predict(
     model: ModelArgument,
     paths: Paths,
+    rules: Rules = None,
     priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
     send_dicom: SendDicom = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the slices as CSV.")] = False,
@@ -42,16 +43,19 @@ def predict(
 ) -> None:
     """Score slices, and roll them up by subject (PatientID, which stays here).
 
+    All DICOM of a folder is scored; with --rules only that of the series that pass them.
+
     \b
     Examples:
       limner predict cervix study/
+      limner predict cervix study/ --rules rules.yaml
       limner predict cervix:production study/*.dcm --csv > scores.csv
     """  # noqa: D301  \b keeps the lines apart
-    files, others = find_files(paths)
-    report_others(others)
+    sources = find_images(paths, rules)
+    sources.report()
     with connect(server) as client, progress_bar() as bar:
-        stream = client.predict_stream(model, each_frame(files), priority=priority, send_dicom=send_dicom)
-        results = list(bar.track(stream, total=len(files), description="scoring"))
+        stream = client.predict_stream(model, sources.images, priority=priority, send_dicom=send_dicom)
+        results = list(bar.track(stream, total=sources.count, description="scoring"))
     if as_json:
         print_json(_fields(stream, results))
     elif as_csv:
@@ -59,12 +63,6 @@ def predict(
     else:
         _show(stream, results)
     finish(results)
-
-
-def report_others(others: list[Path]) -> None:
-    """Name what a folder holds beside DICOM."""
-    for path in others:
-        note(f"left out: {path}: not DICOM")
 
 
 def finish(results: Iterable[ItemResult]) -> None:

@@ -94,6 +94,8 @@ def _show(result: SimulationResult) -> None:
         said = image.prediction
         images.add_row(Text(image.label), Text(said.label), percent(max(said.probabilities)))
     print_table(images)
+    if not result.checks:
+        return
     checks = make_table("checks", "check", "figure", "outcome", "detail")
     for check in result.checks:
         outcome = ("passed" if check.passed else "failed") if check.ran else "not run"

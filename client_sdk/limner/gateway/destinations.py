@@ -9,29 +9,48 @@ from typing import Protocol
 
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pynetdicom import AE
+from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from requests import HTTPError, RequestException, Session
 
+SUCCESS = 0x0000
+DUPLICATE = 0x0111
+"""Status of an instance that is there already (PS3.7 C.5.7): what a sending before a crash may leave."""
+OUT_OF_RESOURCES = 0xA7
+"""First byte of the statuses of a destination that has no room just now (PS3.4 B.2.3)."""
+
+
+CONNECT_S = 10.0
+# Answers that say something of what was sent; after any other the same may be taken later (PS3.18 10.5.3).
+_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
 
 class DestinationError(Exception):
-    """A result was not taken: why, in a sentence. It may be taken later."""
+    """Results were not taken: why, in a sentence. They may be taken later."""
 
 
 class UnreachableError(DestinationError):
-    """Nobody answered there."""
+    """Nobody takes anything there now: no answer, no association, no room. It says nothing of the results."""
 
 
 class Destination(Protocol):
     """Takes results."""
 
-    def store(self, paths: Sequence[Path]) -> None:
-        """Deliver DICOM files; returns once every one has been acknowledged.
+    def store(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """Deliver DICOM files; return those that were refused, and why, once all others have been acknowledged.
 
         Raises
         ------
-        DestinationError
-            One was not. Those before it may have been.
+        UnreachableError
+            It came to no end; some may have been taken.
         """
         ...
 
@@ -56,11 +75,12 @@ class Pacs:
     calling: str = "LIMNER"
     tls: SSLContext | None = None
 
-    def store(self, paths: Sequence[Path]) -> None:
+    def store(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Deliver files in one association."""
-        datasets = [dcmread(path) for path in paths]
-        wanted = {(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets}
+        datasets = {path: dcmread(path) for path in paths}
+        wanted = {(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets.values()}
         node = AE(ae_title=self.calling)
+        node.connection_timeout = CONNECT_S
         association = node.associate(
             self.host,
             self.port,
@@ -68,22 +88,32 @@ class Pacs:
             ae_title=self.ae_title,
             tls_args=(self.tls, self.host) if self.tls else None,
         )
-        if not association.is_established:
-            if association.is_rejected:
-                raise DestinationError(f"{self} rejected the association; expected it to know {self.calling!r}")
+        if association.is_rejected:
+            raise UnreachableError(f"{self} rejected the association; expected it to know {self.calling!r}")
+        if not association.is_established and not association.rejected_contexts:
             raise UnreachableError(f"{self} cannot be reached")
         try:
-            for dataset in datasets:
-                status = association.send_c_store(dataset)
-                if "Status" not in status:
-                    raise UnreachableError(f"{self} ended the association")
-                if status.Status != 0x0000 and status.Status >> 12 != 0xB:  # B: a warning (PS3.4 B.2.3)
-                    comment = status.get("ErrorComment", "")
-                    raise DestinationError(f"{self} answered status {status.Status:04X} {comment}".rstrip())
-        except ValueError as error:
-            raise DestinationError(f"{self} takes no such object: {error}") from error
+            answers = {path: self._store(association, dataset) for path, dataset in datasets.items()}
         finally:
             association.release()
+        return {path: refusal for path, refusal in answers.items() if refusal}
+
+    def _store(self, association: Association, dataset: Dataset) -> str:
+        """Deliver one object; return why it was refused, empty where it was not."""
+        if dataset.SOPClassUID not in {context.abstract_syntax for context in association.accepted_contexts}:
+            return f"{self} takes no {dataset.SOPClassUID.name}"
+        try:
+            answer = association.send_c_store(dataset)
+        except RuntimeError:  # it ended the association before
+            answer = Dataset()
+        if "Status" not in answer:
+            raise UnreachableError(f"{self} ended the association")
+        status = int(answer.Status)
+        if status >> 8 == OUT_OF_RESOURCES:
+            raise UnreachableError(f"{self} is out of resources")
+        if status in (SUCCESS, DUPLICATE) or status >> 12 == 0xB:  # B: stored, with a warning
+            return ""
+        return f"{self} answered status {status:04X} {answer.get('ErrorComment', '')}".rstrip()
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}"
@@ -104,17 +134,26 @@ class Dicomweb:
     url: str
     session: Session = field(default_factory=Session)
 
-    def store(self, paths: Sequence[Path]) -> None:
+    def store(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Deliver files in one request."""
+        datasets = {path: dcmread(path) for path in paths}
         try:
-            answer = DICOMwebClient(self.url, session=self.session).store_instances([dcmread(path) for path in paths])
+            answer = DICOMwebClient(self.url, session=self.session).store_instances(list(datasets.values()))
         except HTTPError as error:
-            gone = error.response is None or error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
-            raise (UnreachableError if gone else DestinationError)(f"{self.url}: {error}") from error
+            if error.response is None or error.response.status_code not in _REFUSALS:
+                raise UnreachableError(f"{self.url}: {error}") from error
+            return dict.fromkeys(paths, f"{self.url}: {error}")
         except RequestException as error:
             raise UnreachableError(f"{self.url}: {error}") from error
-        for failed in answer.get("FailedSOPSequence") or []:
-            raise DestinationError(f"{self.url} answered reason {int(failed.FailureReason):04X}")
+        reasons = {
+            str(failed.ReferencedSOPInstanceUID): int(failed.FailureReason)
+            for failed in answer.get("FailedSOPSequence") or []
+        }
+        return {
+            path: f"{self.url} answered reason {reason:04X}"
+            for path, dataset in datasets.items()
+            if (reason := reasons.get(str(dataset.SOPInstanceUID), SUCCESS)) not in (SUCCESS, DUPLICATE)
+        }
 
     def __str__(self) -> str:
         return self.url

@@ -1,121 +1,106 @@
 """What the gateway has received and what became of it: one SQLite file, and the instances and results beside it.
 
 An instance is acknowledged only after `receive` has returned: its file and its row are then on the disk. A study goes
-from `open` to `scored` to `done`, or to `dead`; each step is one transaction, so that a gateway that is killed anywhere
-goes on from the step before. Holds whole DICOM files, so its folder is the owner's only.
+from `open` to `scored` to `done`; each step is one transaction, so that a gateway that is killed anywhere goes on from
+the step before. Holds whole DICOM files, so its folder is the owner's only.
 """
 
+import errno
+import json
 import os
 import re
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
+from typing import TextIO
 
-from limner.imaging.files import replace_file
+from limner.gateway.database import Database, JournalError
+from limner.gateway.locks import claim, claimant, shared_folder, whole_folder
+from limner.gateway.records import SCHEMA, VERSION, Commitment, Instance, State, Study, Totals
+from limner.imaging.files import flush, replace_file
 
 FILE = "journal.sqlite"
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 300.0
 
-_UID = re.compile(r"[0-9.]{1,64}")
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS studies (
-  uid TEXT PRIMARY KEY, state TEXT NOT NULL, revision INTEGER NOT NULL, received REAL NOT NULL,
-  waits INTEGER NOT NULL, failures INTEGER NOT NULL, due REAL NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS instances (
-  uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES studies (uid), peer TEXT NOT NULL, received REAL NOT NULL,
-  reason TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS instances_of_study ON instances (study);
-CREATE TABLE IF NOT EXISTS results (
-  uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES studies (uid), sent REAL);
-CREATE INDEX IF NOT EXISTS results_of_study ON results (study);
-"""
+_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 
-class State(StrEnum):
-    """Where a study stands."""
-
-    OPEN = "open"
-    """Instances may still come, or its turn has not come yet."""
-    SCORED = "scored"
-    """Its results are kept, and not all of them are sent."""
-    DONE = "done"
-    DEAD = "dead"
-    """Given up, with a reason; `Journal.retry` takes it up again."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study and where it stands.
-
-    Attributes
-    ----------
-    uid
-        StudyInstanceUID, an identifying attribute.
-    revision
-        Number of its instances that have been received so far: it grows where another comes.
-    received
-        When the last instance came, in seconds since 1970.
-    waits, failures, due
-        How often the present step was put off, how often of these since something was wrong with the study itself, and
-        when it is tried next.
-    reason
-        Why it failed or died; of a study that is done, what was left out.
-    """
-
-    uid: str
-    state: State
-    revision: int
-    received: float
-    waits: int
-    failures: int
-    due: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class DeadInstance:
-    """An instance that could not be scored, and why."""
+@dataclass
+class _Arrival:
+    """An instance whose file is on the disk; `new` is None until its row is, too."""
 
     uid: str
     study: str
     peer: str
-    reason: str
+    received: float
+    new: bool | None = None
 
 
 class Journal:
-    """The journal of one gateway; safe to use from several threads, and to look at from another process.
+    """The journal of one gateway; safe to use from several threads and processes.
 
     Parameters
     ----------
     folder
         Made where it is missing, readable by its owner only.
+    min_free_bytes
+        Nothing is received that would leave less free on the disk.
+
+    Raises
+    ------
+    JournalError
+        It is no journal, or one of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, min_free_bytes: int = 0) -> None:
         self._folder = folder
+        self._min_free_bytes = min_free_bytes
         for place in (folder, folder / "instances", folder / "results"):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(folder / FILE, timeout=10, check_same_thread=False, isolation_level=None)
-        self._connection.row_factory = sqlite3.Row
-        # FULL: a commit is on the disk when it returns (sqlite.org/pragma.html#pragma_synchronous).
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(_SCHEMA)
+        self._database = Database(folder / FILE, SCHEMA, VERSION)
+        self._claim: TextIO | None = None
+        self._arrivals: deque[_Arrival] = deque()
+        self._committing = threading.Lock()
 
     def close(self) -> None:
-        """Close the file; everything is on the disk already."""
-        self._connection.close()
+        """Close the file, and give it up to another gateway; everything is on the disk already."""
+        self._database.close()
+        if self._claim:
+            self._claim.close()
+
+    # Being the gateway
+
+    def claim(self) -> None:
+        """Be the one gateway of this journal until it is closed; remove results that a killed one left half done.
+
+        Raises
+        ------
+        JournalError
+            Another has it.
+        """
+        self._claim = claim(self._folder / "gateway.lock")
+        if self._claim is None:
+            raise JournalError(f"{self._folder} is served by another gateway, process {self.gateway_process()}")
+        unsent = {row["uid"] for row in self._database.select("SELECT uid FROM results WHERE sent IS NULL")}
+        for path in (self._folder / "results").iterdir():
+            if path.stem not in unsent:
+                path.unlink()
+
+    def gateway_process(self) -> int | None:
+        """Return the process of the gateway that serves this journal, None where none does."""
+        return claimant(self._folder / "gateway.lock")
 
     # Receiving
 
     def receive(self, uid: str, study: str, peer: str, content: bytes) -> bool:
-        """Keep an instance for good; return False where it is here already, whatever its content is now.
+        """Keep an instance for good; return False where it was received before, whatever its content is now.
 
         Parameters
         ----------
@@ -131,37 +116,42 @@ class Journal:
         ValueError
             When a UID is none.
         OSError
-            When it cannot be written; nothing is left behind.
+            When it cannot be written; its number is ENOSPC where the disk is full, or full enough.
         """
-        if self._known(uid):
+        if self.locate(uid):
             return False
         path = self.instance_file(study, uid)
-        if not path.parent.exists():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            _flush(path.parent.parent)
-        with replace_file(path, private=True) as temporary:
-            temporary.write_bytes(content)
-            _flush(temporary)
-        _flush(path.parent)
-        now = time.time()
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO studies VALUES (?, ?, 0, ?, 0, 0, 0, '')", (study, State.OPEN, now)
-            )
-            added = connection.execute(
-                "INSERT OR IGNORE INTO instances VALUES (?, ?, ?, ?, '')", (uid, study, peer, now)
-            ).rowcount
-            if added:  # two associations may bring the same instance at once
-                connection.execute(
-                    "UPDATE studies SET state = ?, revision = revision + 1, received = ?, waits = 0, failures = 0,"
-                    " due = 0, reason = '' WHERE uid = ?",
-                    (State.OPEN, now, study),
-                )
-        return bool(added)
+        if shutil.disk_usage(self._folder).free - len(content) < self._min_free_bytes:
+            raise OSError(errno.ENOSPC, f"less than {self._min_free_bytes / 2**30:.3g} GiB would be free")
+        with shared_folder(path.parent) as descriptor:
+            with replace_file(path, private=True) as temporary:
+                temporary.write_bytes(content)
+                flush(temporary)
+            os.fsync(descriptor)
+            return self._note(_Arrival(uid, study, peer, time.time()))
 
-    def _known(self, uid: str) -> bool:
-        with self._lock:
-            return self._connection.execute("SELECT 1 FROM instances WHERE uid = ?", (uid,)).fetchone() is not None
+    def _note(self, arrival: _Arrival) -> bool:
+        """Commit an arrival, and with it all that wait meanwhile: the disk is waited for once for all of them."""
+        self._arrivals.append(arrival)
+        with self._committing:
+            if arrival.new is None:
+                waiting = list(self._arrivals)
+                try:
+                    with self._database.transaction() as connection:
+                        new = [_insert(connection, one) for one in waiting]
+                except BaseException:
+                    self._arrivals.remove(arrival)  # the others try it themselves
+                    raise
+                for one, is_new in zip(waiting, new, strict=True):
+                    one.new = is_new
+                    self._arrivals.popleft()
+        assert arrival.new is not None  # noqa: S101 - set by this thread or by another
+        return arrival.new
+
+    def locate(self, uid: str) -> Path | None:
+        """Return where an instance is kept; None where it was never received, or has been removed."""
+        rows = self._database.select("SELECT study FROM instances WHERE uid = ? AND kept", uid)
+        return self.instance_file(rows[0]["study"], uid) if rows else None
 
     def instance_file(self, study: str, uid: str) -> Path:
         """Where an instance is kept. ValueError where a UID is none."""
@@ -171,23 +161,58 @@ class Journal:
         """Folder of a study's instances. ValueError where the UID is none."""
         return self._folder / "instances" / _checked(study)
 
-    def result_file(self, uid: str) -> Path:
-        """Where a result is kept until it is sent."""
-        return self._folder / "results" / f"{_checked(uid)}.dcm"
+    def commit(self, commitment: Commitment) -> None:
+        """Note what is to be reported to a peer, and that what it holds is all that will come.
+
+        One transaction of the same UID that is not reported yet gives way.
+        """
+        held, failed = json.dumps(commitment.held), json.dumps(commitment.failed)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO commitments VALUES (?, ?, ?, ?, ?, 0, 0, '')",
+                (commitment.uid, commitment.peer, held, failed, commitment.received),
+            )
+            connection.executemany(
+                "UPDATE instances SET committed = TRUE WHERE uid = ?", [(uid,) for _, uid in commitment.held]
+            )
 
     # Working
 
-    def next_due(self, quiet_s: float) -> Study | None:
-        """Return the study that has waited longest: scored and unsent, or open without an instance for `quiet_s`."""
-        now = time.time()
-        rows = self._select(
-            "SELECT * FROM studies WHERE due <= ? AND (state = ? OR (state = ? AND received <= ?))"
-            " ORDER BY received LIMIT 1",
-            (now, State.SCORED, State.OPEN, now - quiet_s),
-        )
-        return _study(rows[0]) if rows else None
+    def next_due(self, state: State, quiet_s: float = 0, since: float = 0, count: int = 0) -> Study | None:
+        """Return the study of a state that has waited longest for its next step, None where there is none.
 
-    def keep_results(self, study: Study, results: Iterable[str], dead: Mapping[str, str], left_out: str) -> bool:
+        An open one is due when it is complete: no instance of it has come for a while, or all that have come are
+        committed, or there are so many of them.
+
+        Parameters
+        ----------
+        quiet_s, since
+            How long that while is, and since when instances could come at all, in seconds since 1970.
+        count
+            Number of instances that makes a study complete; 0: none does.
+        """
+        now = time.time()
+        rows = self._database.select(
+            "SELECT * FROM studies WHERE state = ? AND NOT given_up AND due <= ? AND (state <> ?"
+            " OR max(received, ?) <= ? OR revision = ?"
+            " OR NOT EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND NOT committed))"
+            " ORDER BY received LIMIT 1",
+            *(state, now, State.OPEN, since, now - quiet_s, count),
+        )
+        return Study.of(rows[0]) if rows else None
+
+    @contextmanager
+    def writing_result(self, uid: str) -> Iterator[Path]:
+        """Give a file to write a result to; it is on the disk when the block ends."""
+        path = self.result_file(uid)
+        with replace_file(path, private=True) as temporary:
+            yield temporary
+            flush(temporary)
+        flush(path.parent)
+
+    def keep_results(
+        self, study: Study, results: Collection[str], scored: Iterable[str], dead: Mapping[str, str], left_out: str
+    ) -> bool:
         """Note what came of scoring; return False, and note nothing, where another instance came meanwhile.
 
         Parameters
@@ -195,134 +220,231 @@ class Journal:
         study
             As `next_due` returned it.
         results
-            SOPInstanceUIDs of the results, whose files are on the disk; one that is known already is not sent again.
+            SOPInstanceUIDs of the results, each written by `writing_result`. One that has been sent is not sent again;
+            those of an earlier scoring that have not been are dropped.
+        scored
+            SOPInstanceUIDs that were scored.
         dead
-            SOPInstanceUIDs that could not be scored, and why.
+            SOPInstanceUIDs that could not be, and why.
         left_out
             Which series were not asked about, and why.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             changed = connection.execute(
-                "UPDATE studies SET state = ?, waits = 0, failures = 0, due = 0, reason = ?"
+                "UPDATE studies SET state = ?, waits = 0, failures = 0, due = 0, reason = '', left_out = ?"
                 " WHERE uid = ? AND revision = ?",
                 (State.SCORED, left_out, study.uid, study.revision),
             )
             if changed.rowcount == 0:
                 return False
+            earlier = connection.execute(
+                "DELETE FROM results WHERE study = ? AND sent IS NULL RETURNING uid", (study.uid,)
+            ).fetchall()
             added = [(uid, study.uid) for uid in results]
             connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, NULL)", added)
             connection.execute("UPDATE instances SET reason = '' WHERE study = ?", (study.uid,))
+            connection.executemany("UPDATE instances SET scored = scored + 1 WHERE uid = ?", [(uid,) for uid in scored])
             reasons = [(reason, uid) for uid, reason in dead.items()]
             connection.executemany("UPDATE instances SET reason = ? WHERE uid = ?", reasons)
+        for uid in {*results, *(row["uid"] for row in earlier)} - {*self.unsent(study)}:
+            self.result_file(uid).unlink(missing_ok=True)
         return True
+
+    def result_file(self, uid: str) -> Path:
+        """Where a result is kept until it is sent."""
+        return self._folder / "results" / f"{_checked(uid)}.dcm"
 
     def unsent(self, study: Study) -> list[str]:
         """Return the SOPInstanceUIDs of the results that are not sent yet."""
-        rows = self._select("SELECT uid FROM results WHERE study = ? AND sent IS NULL ORDER BY rowid", (study.uid,))
-        return [row["uid"] for row in rows]
+        return [uid for uid, sent in self.results(study).items() if sent is None]
 
-    def mark_sent(self, uid: str) -> None:
-        """Note that a result has arrived, and remove its file."""
-        with self._transaction() as connection:
-            connection.execute("UPDATE results SET sent = ? WHERE uid = ?", (time.time(), uid))
-        self.result_file(uid).unlink(missing_ok=True)
+    def mark_sent(self, uids: Collection[str]) -> None:
+        """Note that results have arrived, and remove their files."""
+        now = time.time()
+        with self._database.transaction() as connection:
+            connection.executemany("UPDATE results SET sent = ? WHERE uid = ?", [(now, uid) for uid in uids])
+        for uid in uids:
+            self.result_file(uid).unlink(missing_ok=True)
 
     def finish(self, study: Study) -> None:
         """Note that a study is done, unless another instance came meanwhile."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE studies SET state = ? WHERE uid = ? AND revision = ? AND state = ?",
+                "UPDATE studies SET state = ?, waits = 0, reason = '' WHERE uid = ? AND revision = ? AND state = ?",
                 (State.DONE, study.uid, study.revision, State.SCORED),
             )
 
-    def postpone(self, study: Study, reason: str, delay_s: float, *, failed: bool) -> None:
-        """Have the present step tried again after a while; `failed`: since something is wrong with the study itself."""
-        self._put_off(study, study.state, reason, time.time() + delay_s, failed)
+    def postpone(self, study: Study, reason: str, *, failed: bool) -> float:
+        """Have the present step tried again later; return after how many seconds, more with each time.
 
-    def bury(self, study: Study, reason: str) -> None:
-        """Give a study up."""
-        self._put_off(study, State.DEAD, reason, 0, True)
+        Parameters
+        ----------
+        failed
+            Whether something is wrong with the study itself.
+        """
+        pause_s = _pause_s(study.waits)
+        self._put_off(study, reason, time.time() + pause_s, failed=failed, given_up=False)
+        return pause_s
 
-    def _put_off(self, study: Study, state: State, reason: str, due: float, failed: bool) -> None:
-        with self._transaction() as connection:
+    def give_up(self, study: Study, reason: str) -> None:
+        """Try the present step no more."""
+        self._put_off(study, reason, 0, failed=True, given_up=True)
+
+    def _put_off(self, study: Study, reason: str, due: float, *, failed: bool, given_up: bool) -> None:
+        with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE studies SET state = ?, reason = ?, due = ?, waits = waits + 1, failures = failures + ?"
+                "UPDATE studies SET reason = ?, due = ?, waits = waits + 1, failures = failures + ?, given_up = ?"
                 " WHERE uid = ? AND revision = ?",
-                (state, reason, due, failed, study.uid, study.revision),
+                (reason, due, failed, given_up, study.uid, study.revision),
             )
+
+    def due_commitments(self) -> list[Commitment]:
+        """Return the commitments whose report is due."""
+        return self._commitments("due <= ?", time.time())
+
+    def postpone_report(self, commitment: Commitment, reason: str) -> float:
+        """Have a commitment reported later; return after how many seconds, more with each time."""
+        pause_s = _pause_s(commitment.waits)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE commitments SET reason = ?, due = ?, waits = waits + 1 WHERE uid = ?",
+                (reason, time.time() + pause_s, commitment.uid),
+            )
+        return pause_s
+
+    def drop_commitment(self, commitment: Commitment) -> None:
+        """Forget a commitment that has been reported."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM commitments WHERE uid = ?", (commitment.uid,))
+
+    def forget_files(self, older_than_s: float) -> int:
+        """Remove the instances of studies that have been done for so long; return the number of studies.
+
+        Their UIDs stay known, so that an instance that is sent again is kept again, but not scored again.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE instances SET kept = FALSE WHERE kept AND study IN"
+                " (SELECT uid FROM studies WHERE state = ? AND received < ?)",
+                (State.DONE, time.time() - older_than_s),
+            )
+        return sum(self._remove_unless_kept(folder) for folder in (self._folder / "instances").iterdir())
+
+    def _remove_unless_kept(self, folder: Path) -> bool:
+        with whole_folder(folder) as is_free:  # nobody is receiving into it
+            query = "SELECT 1 FROM instances WHERE study = ? AND kept LIMIT 1"
+            if not is_free or self._database.select(query, folder.name):
+                return False
+            shutil.rmtree(folder)
+            return True
 
     # Looking
 
     def retry(self, study: str = "") -> int:
-        """Score a dead study, or one with dead instances, again, all of them where none is named; return their number.
+        """Take up again what was given up, what waits, and what has dead instances; return the number of studies.
 
-        Results that have been sent are not sent twice.
+        Parameters
+        ----------
+        study
+            UID or number of one; empty: all of them. Those with dead instances are scored again; what has been sent is
+            not sent twice.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             found = connection.execute(
-                "UPDATE studies SET state = ?, waits = 0, failures = 0, due = 0, reason = ''"
-                " WHERE (uid = ? OR ? = '') AND (state = ? OR"
+                "UPDATE studies SET waits = 0, failures = 0, due = 0, given_up = FALSE, reason = '',"
+                " state = CASE WHEN state = ? THEN ? ELSE state END"
+                " WHERE (uid = ? OR number = ? OR ? = '') AND (given_up OR waits OR"
                 " EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND reason <> ''))",
-                (State.OPEN, study, study, State.DEAD),
+                (State.DONE, State.OPEN, study, study, study),
             )
         return found.rowcount
 
-    def forget_files(self, older_than_s: float) -> int:
-        """Remove the instances of studies that were done so long ago; return the number of studies.
+    def study(self, name: str) -> Study | None:
+        """Return a study by its UID or number, None where there is none."""
+        rows = self._database.select("SELECT * FROM studies WHERE uid = ? OR number = ?", name, name)
+        return Study.of(rows[0]) if rows else None
 
-        Their UIDs stay known, so that an instance that is sent again is not scored again.
-        """
-        before = time.time() - older_than_s
-        rows = self._select("SELECT uid FROM studies WHERE state = ? AND received < ?", (State.DONE, before))
-        folders = [folder for row in rows if (folder := self.study_folder(row["uid"])).exists()]
-        for folder in folders:
-            shutil.rmtree(folder)
-        return len(folders)
+    def unfinished(self) -> list[Study]:
+        """Return every study that is not done, the one that has waited longest first."""
+        rows = self._database.select("SELECT * FROM studies WHERE state <> ? ORDER BY received", State.DONE)
+        return [Study.of(row) for row in rows]
 
-    def studies(self) -> list[Study]:
-        """Return every study, the last received first."""
-        return [_study(row) for row in self._select("SELECT * FROM studies ORDER BY received DESC", ())]
+    def totals(self) -> Totals:
+        """Count what has been received and what has been sent."""
+        (row,) = self._database.select(
+            "SELECT (SELECT count(*) FROM studies WHERE state = ?) AS done,"
+            " (SELECT count(*) FROM instances) AS instances,"
+            " (SELECT count(*) FROM results WHERE sent IS NOT NULL) AS sent,"
+            " (SELECT count(*) FROM results WHERE sent IS NULL) AS unsent",
+            State.DONE,
+        )
+        return Totals(**row)
 
-    def study(self, uid: str) -> Study | None:
-        """Return a study, None where there is none of that UID."""
-        rows = self._select("SELECT * FROM studies WHERE uid = ?", (uid,))
-        return _study(rows[0]) if rows else None
+    def instances(self, study: Study) -> list[Instance]:
+        """Return every instance of a study that was received, in the order of their arrival."""
+        return self._instances("study = ?", study.uid)
 
-    def dead_instances(self) -> list[DeadInstance]:
+    def dead_instances(self) -> list[Instance]:
         """Return every instance that could not be scored."""
-        rows = self._select("SELECT uid, study, peer, reason FROM instances WHERE reason <> '' ORDER BY received", ())
-        return [DeadInstance(**row) for row in rows]
+        return self._instances("reason <> ''")
 
-    def _select(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
+    def _instances(self, condition: str, *values: object) -> list[Instance]:
+        rows = self._database.select(
+            f"SELECT uid, study, peer, scored, reason FROM instances WHERE {condition} ORDER BY received",  # noqa: S608
+            *values,
+        )
+        return [Instance(**row) for row in rows]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+    def results(self, study: Study) -> dict[str, float | None]:
+        """Return the SOPInstanceUIDs of a study's results, and when each was sent, in seconds since 1970."""
+        rows = self._database.select("SELECT uid, sent FROM results WHERE study = ? ORDER BY rowid", study.uid)
+        return {row["uid"]: row["sent"] for row in rows}
+
+    def commitments(self) -> list[Commitment]:
+        """Return every commitment that is not reported yet."""
+        return self._commitments("TRUE")
+
+    def _commitments(self, condition: str, *values: object) -> list[Commitment]:
+        rows = self._database.select(
+            f"SELECT uid, peer, held, failed, received, waits, reason FROM commitments WHERE {condition}"  # noqa: S608
+            " ORDER BY received",
+            *values,
+        )
+        return [Commitment.of(row) for row in rows]
+
+
+def _insert(connection: sqlite3.Connection, arrival: _Arrival) -> bool:
+    """Note an instance; return whether it is new."""
+    known = connection.execute("SELECT kept FROM instances WHERE uid = ?", (arrival.uid,)).fetchone()
+    if known:  # by another association at the same time, or removed since it was scored
+        connection.execute("UPDATE instances SET kept = TRUE WHERE uid = ? AND study = ?", (arrival.uid, arrival.study))
+        connection.execute("UPDATE studies SET received = ? WHERE uid = ?", (arrival.received, arrival.study))
+        return False
+    connection.execute(
+        "INSERT OR IGNORE INTO studies VALUES (NULL, ?, ?, FALSE, 0, 0, 0, 0, 0, '', '')", (arrival.study, State.OPEN)
+    )
+    connection.execute(
+        "INSERT INTO instances VALUES (?, ?, ?, ?, TRUE, FALSE, 0, '')",
+        (arrival.uid, arrival.study, arrival.peer, arrival.received),
+    )
+    connection.execute(
+        "UPDATE studies SET state = ?, given_up = FALSE, revision = revision + 1, received = ?, waits = 0,"
+        " failures = 0, due = 0, reason = '' WHERE uid = ?",
+        (State.OPEN, arrival.received, arrival.study),
+    )
+    return True
+
+
+def _pause_s(waits: int) -> float:
+    return min(FIRST_PAUSE_S * 2.0 ** min(waits, 30), LONGEST_PAUSE_S)
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text may be a UID (PS3.5 9.1), and so the name of a file; with leading zeros, as some senders write."""
+    return _UID.fullmatch(text) is not None
 
 
 def _checked(uid: str) -> str:
-    if not _UID.fullmatch(uid):
-        raise ValueError(f"{uid!r} is no UID; expected digits and dots, at most 64 (PS3.5 9.1)")
+    if not is_uid(uid):
+        raise ValueError(f"{uid!r} is no UID; expected numbers with dots between them, at most 64 characters")
     return uid
-
-
-def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _study(row: sqlite3.Row) -> Study:
-    return Study(**{**row, "state": State(row["state"])})

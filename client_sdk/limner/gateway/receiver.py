@@ -6,10 +6,14 @@ and named then.
 
 import errno
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from ssl import PROTOCOL_TLS_SERVER, SSLContext, TLSVersion, VerifyMode, create_default_context
+from socket import SHUT_RD, socket
+from ssl import PROTOCOL_TLS_SERVER, SSLContext, SSLSocket, TLSVersion, VerifyMode, create_default_context
+from typing import Any, Protocol
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -34,12 +38,22 @@ from pydicom.uid import (
     MRImageStorage,
     RLELossless,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
+    StorageCommitmentPushModel,
+    Verification,
+)
 from pynetdicom.transport import ThreadedAssociationServer
 
-from limner.gateway.journal import Journal
+from limner.gateway.limits import Doorkeeper, Limits
+
+# Its record of every message takes a third of the time, and names UIDs.
+_config.LOG_HANDLER_LEVEL = "none"
+
+PDU_BYTES = 131072
+"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (
@@ -57,6 +71,13 @@ NOT_UNDERSTOOD = 0xC000
 _log = logging.getLogger(__name__)
 
 
+class _PatientContext(SSLContext):
+    """Leaves the handshake to the first read, which is in a thread of the association: pynetdicom would wait for it."""
+
+    def wrap_socket(self, sock: socket, *args: Any, **options: Any) -> SSLSocket:
+        return super().wrap_socket(sock, *args, **{**options, "do_handshake_on_connect": False})
+
+
 @dataclass(frozen=True)
 class Tls:
     """DICOM over TLS (PS3.15 B.12): the node's own certificate and key, and whose signature a peer's must bear.
@@ -70,7 +91,7 @@ class Tls:
 
     def server_context(self) -> SSLContext:
         """Return the context of the listening side, TLS 1.2 at least."""
-        context = SSLContext(PROTOCOL_TLS_SERVER)
+        context = _PatientContext(PROTOCOL_TLS_SERVER)
         context.minimum_version = TLSVersion.TLSv1_2
         context.load_cert_chain(self.certificate, self.key)
         if self.ca:
@@ -96,24 +117,47 @@ class ListenSettings:
         Of this node, 1 to 16 characters; a peer that calls another one is refused.
     host, port
         Address; port 0 takes a free one.
-    peers
-        AE titles that may send; empty: any.
-    associations
-        Associations at a time, of all peers.
+    limits
+        Who may send, and how much.
     tls
         None: in the clear.
+    idle_s
+        A peer that says nothing for so long is taken to be gone.
     """
 
     ae_title: str = "LIMNER"
     host: str = "0.0.0.0"  # noqa: S104 - a modality calls from elsewhere
     port: int = 11112
-    peers: frozenset[str] = field(default_factory=frozenset)
-    associations: int = 16
+    limits: Limits = field(default_factory=Limits)
     tls: Tls | None = None
+    idle_s: float = 60.0
+
+
+class Keeper(Protocol):
+    """Keeps instances: the journal does."""
+
+    def receive(self, uid: str, study: str, peer: str, content: bytes) -> bool:
+        """Keep an instance for good; return False where it is here already.
+
+        Raises
+        ------
+        ValueError
+            A UID is none.
+        OSError
+            It cannot be written.
+        """
+        ...
 
 
 class Receiver:
     """Listens until it is closed.
+
+    Parameters
+    ----------
+    keeper
+        What is acknowledged is kept there.
+    commitment
+        Answers the requests for storage commitment (EVT_N_ACTION); None: the service is not offered.
 
     Raises
     ------
@@ -121,22 +165,42 @@ class Receiver:
         The port is taken, or the address not here.
     """
 
-    def __init__(self, journal: Journal, settings: ListenSettings) -> None:
-        self._journal = journal
+    def __init__(
+        self,
+        keeper: Keeper,
+        settings: ListenSettings,
+        commitment: Callable[[evt.Event], tuple[int, Dataset | None]] | None = None,
+    ) -> None:
+        self._keeper = keeper
+        self._settings = settings
+        self._doorkeeper = Doorkeeper(settings.limits)
         node = AE(ae_title=settings.ae_title)
         node.require_called_aet = True
-        node.require_calling_aet = sorted(settings.peers)
-        node.maximum_associations = settings.associations
+        node.maximum_associations = settings.limits.associations
+        node.maximum_pdu_size = PDU_BYTES
+        node.network_timeout = node.acse_timeout = settings.idle_s
         node.add_supported_context(Verification)
         for storage_class in STORED_CLASSES:
             node.add_supported_context(storage_class, transfer_syntaxes())
-        server = node.start_server(
-            (settings.host, settings.port),
-            block=False,
-            ssl_context=settings.tls.server_context() if settings.tls else None,
-            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_REJECTED, _log_rejection)],
-        )
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, self._limit_silence),
+            (evt.EVT_REQUESTED, self._doorkeeper.admit),
+            (evt.EVT_REJECTED, _log_rejection),
+            (evt.EVT_PDU_RECV, self._doorkeeper.weigh),
+            (evt.EVT_C_STORE, self._store),
+        ]
+        if commitment:
+            node.add_supported_context(StorageCommitmentPushModel)
+            handlers.append((evt.EVT_N_ACTION, commitment))
+        tls = settings.tls.server_context() if settings.tls else None
+        try:
+            server = node.start_server(
+                (settings.host, settings.port), block=False, ssl_context=tls, evt_handlers=handlers
+            )
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 - it does not block
+        self._node = node
         self._server = server
 
     @property
@@ -147,31 +211,51 @@ class Receiver:
     def close(self) -> None:
         """End every association and close the port; a sender knows by the missing answer what it has to send again."""
         self._server.shutdown()
+        for association in self._node.active_associations:
+            if connection := _connection(association):
+                with suppress(OSError):
+                    connection.shutdown(SHUT_RD)  # a thread in the middle of reading would be waited for
+            if association.is_established:
+                association.abort()
+            else:
+                association.kill()
+
+    def _limit_silence(self, event: evt.Event) -> None:
+        """Have reading end where a peer stops in the middle of a PDU, or of the handshake (EVT_CONN_OPEN)."""
+        if connection := _connection(event.assoc):
+            connection.settimeout(self._settings.idle_s)
 
     def _store(self, event: evt.Event) -> Dataset | int:
-        """Answer a C-STORE: success once the instance is on the disk."""
-        peer = event.assoc.requestor.ae_title
-        try:
-            content = event.encoded_dataset()
-            header = dcmread(
-                BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID", "StudyInstanceUID"]
-            )
-            uid, study = str(header.get("SOPInstanceUID") or ""), str(header.get("StudyInstanceUID") or "")
-        except Exception as error:  # a corrupt byte may raise anything in the parser
-            return _refusal(NOT_UNDERSTOOD, peer, f"not readable: {type(error).__name__}")
-        request = event.request
-        assert isinstance(request, C_STORE)  # noqa: S101 - what the handler is for
-        if uid != request.AffectedSOPInstanceUID:
-            return _refusal(MISMATCH, peer, "SOPInstanceUID is not that of the request")
-        try:
-            self._journal.receive(uid, study, peer, content)
-        except ValueError as error:
-            return _refusal(NOT_UNDERSTOOD, peer, str(error))
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                return _refusal(OUT_OF_RESOURCES, peer, "the disk is full")
-            return _refusal(OUT_OF_RESOURCES, peer, f"cannot be kept: {error.strerror}")
-        return SUCCESS
+        if self._doorkeeper.was_too_large(event.assoc):
+            most = f"{self._settings.limits.instance_bytes / 2**20:.4g} MiB"
+            return _refusal(OUT_OF_RESOURCES, event.assoc.requestor.ae_title, f"larger than {most}")
+        return answer_store(event, self._keeper)
+
+
+def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
+    """Answer a C-STORE: success once the instance is on the disk."""
+    peer = event.assoc.requestor.ae_title
+    try:
+        content = event.encoded_dataset()
+        header = dcmread(
+            BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID", "StudyInstanceUID"]
+        )
+        uid, study = str(header.get("SOPInstanceUID") or ""), str(header.get("StudyInstanceUID") or "")
+    except Exception as error:  # a corrupt byte may raise anything in the parser
+        return _refusal(NOT_UNDERSTOOD, peer, f"not readable: {type(error).__name__}")
+    request = event.request
+    assert isinstance(request, C_STORE)  # noqa: S101 - what the handler is for
+    if uid != request.AffectedSOPInstanceUID:
+        return _refusal(MISMATCH, peer, "SOPInstanceUID is not that of the request")
+    try:
+        keeper.receive(uid, study, peer, content)
+    except ValueError:
+        return _refusal(NOT_UNDERSTOOD, peer, "StudyInstanceUID or SOPInstanceUID is no UID")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _refusal(OUT_OF_RESOURCES, peer, "the disk is full")
+        return _refusal(OUT_OF_RESOURCES, peer, f"cannot be kept: {error.strerror or error}")
+    return SUCCESS
 
 
 def transfer_syntaxes() -> list[UID]:
@@ -185,6 +269,11 @@ def _refusal(status: int, peer: str, reason: str) -> Dataset:
     answer.Status = status
     answer.ErrorComment = reason[:64]  # LO (PS3.5 6.2)
     return answer
+
+
+def _connection(association: Association) -> socket | None:
+    transport = association.dul.socket
+    return transport.socket if transport else None
 
 
 def _log_rejection(event: evt.Event) -> None:

@@ -8,7 +8,9 @@ from limner.client import Client
 from limner.errors import UnavailableError
 from limner.images import Image
 from limner.imaging.derived import Importance, ModelReference
-from limner.imaging.selection import Decision, SelectionRules, Series, SeriesSlice, find_series, select
+from limner.imaging.rules import SelectionRules
+from limner.imaging.selection import Decision, select
+from limner.imaging.series import Series, SeriesSlice, find_series
 from limner.types import FeatureOptions, ImageResult, ImportanceMethod, ItemResult, ModelIdentity, SubjectResult
 from limner.types.common import FloatArray
 

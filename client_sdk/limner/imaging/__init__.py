@@ -1,7 +1,8 @@
 """The image path: DICOM → decode → grid → batch → result (→ DICOM), the same on either side of the wire.
 
-1. `find_series` and `select` choose the series of a folder (`selection.py`), `Pseudonymiser` renames them
-   (`deidentify.py`).
+1. `find_series` finds the series of a folder (`series.py`), `select` chooses among them (`selection.py`) by rules that
+   are data (`rules.py`, `rule_files.py`), `Pseudonymiser` renames them (`deidentify.py`); `deidentified` rewrites whole
+   files, where whole files are wanted (`profile.py`).
 2. `decode` turns one frame into a `Slice`: pixels and geometry, nothing that identifies anybody (`dicom.py`).
 3. `Grid.resample` brings the slice to the model's square grid, `(size, size)` float32 (`grid.py`).
 4. The model normalises, predicts and explains; `Grid.project` brings what it says back to the slice's raster.
@@ -24,15 +25,12 @@ if TYPE_CHECKING:
     from limner.imaging.grid import Grid
     from limner.imaging.maps import MappedSlice, parametric_maps
     from limner.imaging.phantom import phantom_severity, phantom_subject, write_phantom
-    from limner.imaging.selection import (
-        Decision,
-        FoundFiles,
-        SelectionRules,
-        Series,
-        SeriesSlice,
-        find_series,
-        select,
-    )
+    from limner.imaging.profile import Retain, deidentified
+    from limner.imaging.pseudonym_map import PseudonymMap
+    from limner.imaging.rule_files import default_rules, read_rules
+    from limner.imaging.rules import Range, SelectionRules
+    from limner.imaging.selection import Decision, Verdict, select
+    from limner.imaging.series import FoundFiles, Series, SeriesSlice, find_series
     from limner.imaging.slices import Slice
 
 __all__ = [
@@ -43,12 +41,18 @@ __all__ = [
     "Importance",
     "MappedSlice",
     "ModelReference",
+    "PseudonymMap",
     "Pseudonymiser",
+    "Range",
+    "Retain",
     "SelectionRules",
     "Series",
     "SeriesSlice",
     "Slice",
+    "Verdict",
     "decode",
+    "default_rules",
+    "deidentified",
     "find_series",
     "heat_map_capture",
     "heat_map_dicom",
@@ -57,6 +61,7 @@ __all__ = [
     "phantom_severity",
     "phantom_subject",
     "read_header",
+    "read_rules",
     "select",
     "simulated_dicom",
     "write_dicom",
@@ -73,7 +78,12 @@ _HOMES = {
     "grid": ("Grid",),
     "maps": ("MappedSlice", "parametric_maps"),
     "phantom": ("phantom_severity", "phantom_subject", "write_phantom"),
-    "selection": ("Decision", "FoundFiles", "SelectionRules", "Series", "SeriesSlice", "find_series", "select"),
+    "profile": ("Retain", "deidentified"),
+    "pseudonym_map": ("PseudonymMap",),
+    "rule_files": ("default_rules", "read_rules"),
+    "rules": ("Range", "SelectionRules"),
+    "selection": ("Decision", "Verdict", "select"),
+    "series": ("FoundFiles", "Series", "SeriesSlice", "find_series"),
     "slices": ("Slice",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

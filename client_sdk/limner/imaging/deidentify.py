@@ -1,15 +1,15 @@
 """Keyed pseudonyms in place of the names that DICOM gives to patients, series and instances.
 
-Attribute confidentiality after PS3.15 annex E: the SDK keeps pixels and geometry only, and replaces the UIDs and
-PatientID that it needs to tell things apart by keyed pseudonyms (E.1.1: consistent within a set). The same key gives
-the same pseudonyms, so that importing twice adds nothing; without the key they can be neither reversed nor found by
-guessing ids. It does not clean pixels of burned-in text.
+The same key gives the same pseudonyms (PS3.15 E.1.1: consistent within a set), so that importing twice adds nothing;
+without the key they can be neither reversed nor found by guessing ids. What of a file is replaced is the caller's: an
+import keeps pixels and geometry only, `profile.py` rewrites whole files.
 """
 
 import secrets
 from base64 import b32encode
 from hmac import digest
 from pathlib import Path
+from uuid import UUID
 
 from limner.imaging.errors import ImageError
 from limner.imaging.files import replace_file
@@ -17,6 +17,8 @@ from limner.imaging.files import replace_file
 KEY_BYTES = 32
 # 80 bits: among a million ids two are alike with a probability of 4e-13.
 PSEUDONYM_BYTES = 10
+# Dates of a patient go back by 1 to 11 years.
+LEAST_DAYS, DAYS = 365, 3653
 
 
 class Pseudonymiser:
@@ -50,9 +52,19 @@ class Pseudonymiser:
         """Return the pseudonym of one frame of a SOPInstanceUID."""
         return self._pseudonym("I", f"{sop_instance_uid}\\{frame}")
 
+    def uid(self, uid: str) -> str:
+        """Return the UID that stands for another, whatever it names: one made of a UUID (PS3.5 B.2)."""
+        return f"2.25.{UUID(bytes=self._mac('U', uid)[:16], version=4).int}"
+
+    def days(self, patient_id: str) -> int:
+        """Return by how many days the dates of a patient are shifted: -365 to -4017."""
+        return -LEAST_DAYS - int.from_bytes(self._mac("D", patient_id)[:8]) % DAYS
+
     def _pseudonym(self, kind: str, identifier: str) -> str:
-        mac = digest(self._key, f"{kind}\\{identifier}".encode(), "sha256")
-        return f"{kind}-{b32encode(mac[:PSEUDONYM_BYTES]).decode()}"
+        return f"{kind}-{b32encode(self._mac(kind, identifier)[:PSEUDONYM_BYTES]).decode()}"
+
+    def _mac(self, kind: str, identifier: str) -> bytes:
+        return digest(self._key, f"{kind}\\{identifier}".encode(), "sha256")
 
 
 def load_or_create_key(path: Path) -> bytes:

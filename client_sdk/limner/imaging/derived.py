@@ -244,15 +244,15 @@ def private_code(value: str, meaning: str) -> Code:
     return Code(code, SCHEME, long_string(meaning))
 
 
-def write_dicom(path: Path, result: Dataset, private: bool = False) -> None:
-    """Write an object as a file, as a whole; `private`: for its owner only.
+def write_dicom(path: Path, result: Dataset) -> None:
+    """Write an object as a file, as a whole.
 
     Raises
     ------
     OSError
         When the file cannot be written; nothing is left behind.
     """
-    with replace_file(path, private=private) as temporary:
+    with replace_file(path) as temporary:
         result.save_as(temporary, enforce_file_format=True)
 
 

@@ -1,5 +1,6 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders walked to their end."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,30 @@ def replace_file(path: Path, private: bool = False, overwrite: bool = True) -> I
         temporary.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_name(text: str) -> str:
     """Return text as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"
+
+
+def each_file(folder: Path, unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
+    """Give everything under a folder that is no folder, by name; a folder that cannot be read is noted.
+
+    Links to folders are not followed.
+    """
+
+    def note(error: OSError) -> None:
+        unreadable.append((Path(error.filename), str(error)))
+
+    for parent, folders, names in os.walk(folder, onerror=note):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(parent, name)

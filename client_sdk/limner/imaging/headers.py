@@ -22,6 +22,9 @@ from limner.imaging.errors import ImageError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+NOT_DICOM = "not DICOM"
+# Names that promise DICOM.
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 # The file meta information, which names the transfer syntax, lies within these.
 META_BYTES = 1024
 
@@ -76,6 +79,12 @@ def read_header(source: bytes | Path, pixels: bool = False) -> Dataset:
             raise ImageError("TransferSyntaxUID", DeflatedExplicitVRLittleEndian.name, "a syntax that is not deflated")
         file.seek(0)
         return dcmread(file, stop_before_pixels=not pixels)
+
+
+def why_unreadable(path: Path, error: ImageError | OSError) -> str:
+    """Tell a file that never was DICOM (NBIA's metadata.csv and LICENSE, say) from a broken one."""
+    never = isinstance(error.__cause__, InvalidDicomError) and path.suffix.lower() not in DICOM_SUFFIXES
+    return NOT_DICOM if never else str(error)
 
 
 def frame_value(dataset: Dataset, keyword: str, frame: int = 0) -> object:

@@ -24,12 +24,16 @@ class CardMetric(_Record):
 
 
 class SubjectPrediction(_Record):
-    """Out-of-fold logits of one subject, or of its slices of one label where labels differ within it."""
+    """Out-of-fold logits of one subject, or of its slices of one label where labels differ within it.
+
+    `chosen` is the label that the metrics count it as.
+    """
 
     subject: str
     label: str
     fold: int
     logits: tuple[float, ...]
+    chosen: str = ""
 
 
 class Calibration(_Record):

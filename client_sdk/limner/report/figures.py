@@ -23,13 +23,13 @@ REDRAWN, BARS = 4000, 40
 
 
 def roc(colours: Colours, scores: Sequence[SubjectScore], label: str) -> Figure:
-    """Draw the ROC curve of `label` against all others, in its 95 % bootstrap band over subjects.
+    """Draw the ROC curve of `label` against all others, in its 95 % band.
 
     `scores` need at least one subject with `label` and one without.
     """
     figure, axes = canvas(ONE_COLUMN, ONE_COLUMN)
     positive = np.array([score.label == label for score in scores])
-    at = np.linspace(0, 1, 101)
+    at = np.linspace(0, 1, 501)
     low, high = roc_band(scores, label, at)
     axes.fill_between(at, low, high, color=colours.interest, alpha=0.16, linewidth=0, label="95 % band")
     axes.plot([0, 1], [0, 1], color=colours.muted, linewidth=0.8, linestyle=DASHED, label="chance")

@@ -46,7 +46,7 @@ def in_files(plot: Plot) -> bool:
 def _performance(data: ReportData, card: Card) -> Iterator[Plot]:
     scores, labels = subject_scores(data.model, card), data.model.labels
     if _has_both_classes(scores, labels[-1]):
-        alt = f"ROC curve of {labels[-1]} by subject, out of fold, with its 95 % bootstrap band"
+        alt = f"ROC curve of {labels[-1]} by subject, out of fold, with its 95 % band"
         yield Plot("roc", alt, partial(figures.roc, scores=scores, label=labels[-1]))
     threshold = data.model.threshold if len(labels) == 2 else None
     alt = f"Out-of-fold probability of {labels[-1]} of each of {len(scores)} subjects, by true label"

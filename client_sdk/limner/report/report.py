@@ -20,7 +20,17 @@ from limner.report.data import ReportData
 from limner.report.flow import steps
 from limner.report.plots import in_files, make_plots
 from limner.report.scores import subject_scores
-from limner.report.words import capital, contrasts, expected, metric_name, not_measured, number, verdict_words, words
+from limner.report.words import (
+    capital,
+    contrasts,
+    expected,
+    interval_name,
+    metric_name,
+    not_measured,
+    number,
+    verdict_words,
+    words,
+)
 from limner.types import Cohort
 
 # What the card lists one by one is shown as tables and curves, not again among its fields.
@@ -87,7 +97,9 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, words=words, capital=capital, metric_name=metric_name)
+    environment.filters.update(
+        number=number, words=words, capital=capital, metric_name=metric_name, interval_name=interval_name
+    )
     plots = make_plots(data, card)
     scores = subject_scores(data.model, card)
     return environment.get_template("report.html.jinja").render(

@@ -1,6 +1,7 @@
 """The out-of-fold scores of a model card, and the ROC curve they draw. Not for metrics: those are the card's own."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 from limner.report.card import Card, SubjectPrediction, read_card
 from limner.types import Model
-
-RESAMPLES = 2000
 
 
 class SubjectScore(BaseModel):
@@ -24,7 +23,7 @@ class SubjectScore(BaseModel):
     probability
         Of the class of interest, the model's last label; 0 to 1, temperature-scaled.
     predicted
-        The label chosen by the model's rule.
+        The label that the metrics count it as; of an older card, which does not tell, by the model's own threshold.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +57,7 @@ def _score(prediction: SubjectPrediction, temperature: float, model: Model) -> S
         label=prediction.label,
         fold=prediction.fold,
         probability=float(probabilities[-1]),
-        predicted=model.labels[chosen],
+        predicted=prediction.chosen or model.labels[chosen],
     )
 
 
@@ -74,14 +73,18 @@ def roc_curve(
     scores
         `(n,)`, higher for positive.
     """
-    (false, true), _ = _weighted_roc(positive, scores, np.ones((1, len(scores))))
-    return false[0], true[0]
+    false, true = _positives(positive, scores)
+    return false / false[-1], true / true[-1]
 
 
 def roc_band(
-    scores: Sequence[SubjectScore], label: str, at: NDArray[np.float64], seed: int = 0
+    scores: Sequence[SubjectScore], label: str, at: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the 95 % bootstrap interval over subjects of the true positive rate, `(2.5 %, 97.5 %)`.
+    """Return the ends of the 95 % band of the true positive rate, `(points,)` each.
+
+    Wilson's intervals of both rates at every threshold: where a false positive rate is at most x, the curve at x is at
+    least as high as the true positive rate there, which is at least its lower end; and the other way round. It is wide
+    also where no subject is misplaced, and none of any resample either (docs/evaluation.md measures both).
 
     Parameters
     ----------
@@ -91,30 +94,29 @@ def roc_band(
         The class of interest.
     at
         `(points,)` false positive rates, 0 to 1.
-    seed
-        Of the resamples.
     """
-    names, member = np.unique([score.subject for score in scores], return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
     positive = np.array([score.label == label for score in scores])
-    probabilities = np.array([score.probability for score in scores])
-    (false, true), complete = _weighted_roc(positive, probabilities, draws[:, member].astype(np.float64))
-    curves = [np.interp(at, x, y) for x, y in zip(false[complete], true[complete], strict=True)]
-    low, high = np.percentile(curves, (2.5, 97.5), axis=0)
-    return low, high
+    counts = _positives(positive, np.array([score.probability for score in scores]))
+    (false_low, false_high), (true_low, true_high) = map(_wilson, counts)
+    low = [true_low[false_high <= rate].max(initial=0) for rate in at]
+    high = [true_high[false_low > rate].min(initial=1) for rate in at]
+    return np.array(low), np.array(high)
 
 
-def _weighted_roc(
-    positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]:
-    # One curve for each row of weights, all at the same thresholds; and which rows hold both classes.
+def _positives(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many are falsely and truly taken for positive at each threshold, from none to all, `(points,)`."""
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)
-    rates = []
-    complete = np.ones(len(weights), dtype=bool)
-    for members in (~positive, positive):
-        counts = np.cumsum((weights * members)[:, order], axis=1)
-        complete &= counts[:, -1] > 0
-        counts = np.concatenate([np.zeros((len(weights), 1)), counts[:, last_of_ties]], axis=1)
-        rates.append(counts / np.maximum(counts[:, -1:], 1))
-    return (rates[0], rates[1]), complete
+    false, true = (np.append(0, np.cumsum(members[order])[last_of_ties]) for members in (~positive, positive))
+    return false, true
+
+
+def _wilson(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of Wilson's 95 % intervals of counts `(points,)` out of the last one; that is 1 for certain."""
+    of, z = counts[-1], NormalDist().inv_cdf(0.975)
+    share = counts / of
+    middle = (share + z**2 / (2 * of)) / (1 + z**2 / of)
+    half = z / (1 + z**2 / of) * np.sqrt(share * (1 - share) / of + z**2 / (4 * of**2))
+    low, high = np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    low[-1] = high[-1] = 1
+    return low, high

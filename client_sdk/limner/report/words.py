@@ -21,6 +21,7 @@ _METRICS = {
     "ece": "Expected calibration error",
     "f1": "F1 score",
 }
+_INTERVALS = {"newcombe": "Newcombe", "wilson": "Wilson", "mover": "MOVER", "logit-t": "t on the logit scale"}
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,12 @@ def not_measured(data: ReportData) -> tuple[Gap, ...]:
     card = read_card(data.model)
     two, found = len(data.model.labels) == 2, card.evaluation
     simulation = data.simulation
+    not_run = {check.number for check in simulation.checks if not check.ran} if simulation else set()
     asked = (
         (simulation is None, "simulated", "Simulated images", "report without --no-simulate"),
         (not (simulation and simulation.checks), "checks", "Checks", "simulate without --no-checks"),
+        (2 in not_run and not card.halves, "checks", "Independent judge", "train without --no-halves"),
+        (8 in not_run, "checks", "Network of another seed", "train with --sibling"),
         (
             found is None,
             "performance",
@@ -120,6 +124,11 @@ def capital(text: str) -> str:
 def metric_name(name: str) -> str:
     """Return a metric's name as a reader knows it."""
     return _METRICS.get(name, capital(words(name)))
+
+
+def interval_name(name: str) -> str:
+    """Return how an interval was found, as docs/evaluation.md calls it."""
+    return _INTERVALS.get(name, words(name))
 
 
 def contrasts(simulation: SimulationResult) -> Iterator[tuple[str, str, NDArray[np.float32], float]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from limner_server.training.resampling import permuted_labels
+from limner_server.training.resampling import PERMUTATIONS, permute
 
 Scores = NDArray[np.floating[Any]]
 
@@ -61,7 +61,6 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 RANDOMISED_NETWORKS = 5
 RESAMPLES = 8
-PERMUTATIONS = 5_000
 
 NAMES = {
     1: "own_verdict",
@@ -248,14 +247,9 @@ def label_permutation(logits: Scores, labels: NDArray[np.int64], subjects: Seque
         Of the permutations.
     """
     scores, everyone = margins(logits), np.arange(len(labels))
-    observed = scores[everyone, labels].mean()
-    shuffled = permuted_labels(labels, np.asarray(subjects), PERMUTATIONS, seed)
-    draws = np.array([scores[everyone, permuted].mean() for permuted in shuffled])
-    # A permutation that restores the labels counts, whatever the rounding of its sum.
-    p = (1 + int((draws >= observed - 1e-9).sum())) / (1 + PERMUTATIONS)
-    detail = f"mean margin {observed:.2f}, p {p:.4f} in {PERMUTATIONS} permutations of {len(labels)} labels"
-    null = np.percentile(draws, np.arange(101)).tolist()
-    return _result(4, p, THRESHOLDS.permutation, detail, (observed,), null=null)
+    found = permute(lambda given: float(scores[everyone, given].mean()), labels, np.asarray(subjects), seed)
+    detail = f"mean margin {found.found:.2f}, p {found.p:.4f} in {PERMUTATIONS} permutations of {len(labels)} labels"
+    return _result(4, found.p, THRESHOLDS.permutation, detail, (found.found,), null=found.null)
 
 
 def stability(correlations: Sequence[float]) -> CheckResult:

@@ -68,6 +68,8 @@ class SubjectPrediction(_Record):
     logits: tuple[float, ...]
     """Mean of the slices' logits."""
     slices: tuple[SliceLogits, ...]
+    chosen: str = ""
+    """The label that the metrics count it as: by the threshold of the other folds. Empty on older cards."""
 
 
 class HeldOutMargin(_Record):

@@ -129,7 +129,7 @@ class ModelRepository:
         name
             The model; made if there is none.
         staging
-            Folder with `model.pt`, `card.json` and, where trained, the halves. Left as it is.
+            Folder with `model.pt`, `card.json` and, where trained, the halves and the sibling. Left as it is.
 
         Raises
         ------
@@ -180,7 +180,8 @@ class ModelRepository:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "JSON"
             return ModelVersion(name, version, folder, None, f"{CARD_FILE}: {field}: {first['msg']}")
-        files = (ARTIFACT_FILE, *(half.file for half in card.halves))
+        siblings = [card.sibling.file] if card.sibling else []
+        files = (ARTIFACT_FILE, *(half.file for half in card.halves), *siblings)
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
             return ModelVersion(name, version, folder, None, f"{', '.join(missing)}: no such file")

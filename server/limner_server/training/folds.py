@@ -210,9 +210,9 @@ def check_folds(cohort: str, classes: Sequence[str], slices: Iterable[tuple[str,
         subjects[label].add(subject)
     if not any(subjects.values()):
         raise InvalidInputError("cohort", cohort, "a cohort with slices; it is empty")
-    for label, found in subjects.items():
-        if not found:
-            raise InvalidInputError("cohort", cohort, f"slices of every label; there are none of {label!r}")
-        if len(found) < folds:
-            expected = f"at most the number of subjects of the rarest label: {label!r} has {len(found)}"
-            raise InvalidInputError("config.folds", folds, expected)
+    rarest, found = min(subjects.items(), key=lambda item: len(item[1]))
+    if not found:
+        raise InvalidInputError("cohort", cohort, f"slices of every label; there are none of {rarest!r}")
+    if len(found) < folds:
+        expected = f"at most the number of subjects of the rarest label: {rarest!r} has {len(found)}"
+        raise InvalidInputError("config.folds", folds, expected)

@@ -34,7 +34,7 @@ from limner_server.networks.resnet import Network
 from limner_server.training.calibration import calibrate
 from limner_server.training.config import TrainingConfig
 from limner_server.training.data import GriddedCohort
-from limner_server.training.evaluation import Units, evaluate
+from limner_server.training.evaluation import Units, evaluate, judge
 from limner_server.training.folds import SHARES, Role, Split
 from limner_server.training.loop import derived_seed
 from limner_server.training.record import CurvePart, OutOfFold, evaluation
@@ -104,7 +104,7 @@ def stage(outcome: Outcome, folder: Path) -> ModelCard:
         config=config.model_dump(mode="json"),
         folds=config.folds,
         metrics=metrics,
-        out_of_fold=_predictions(cohort, units, found.logits),
+        out_of_fold=_predictions(cohort, units, found.logits, judge(units, calibration.temperature).chosen),
         halves=tuple(
             _export_half(outcome, number, half, folder) for number, half in enumerate(outcome.trained_for(Role.HALF))
         ),
@@ -223,7 +223,9 @@ def _summary(cohort: GriddedCohort) -> CohortSummary:
     )
 
 
-def _predictions(cohort: GriddedCohort, units: Units, logits: NDArray[np.float64]) -> tuple[SubjectPrediction, ...]:
+def _predictions(
+    cohort: GriddedCohort, units: Units, logits: NDArray[np.float64], chosen: NDArray[np.int64]
+) -> tuple[SubjectPrediction, ...]:
     slices: list[list[SliceLogits]] = [[] for _ in units.subjects]
     for unit, instance, row in zip(units.unit_of_slice, cohort.instances.tolist(), logits.tolist(), strict=True):
         slices[unit].append(SliceLogits(instance=instance, logits=tuple(row)))
@@ -234,6 +236,7 @@ def _predictions(cohort: GriddedCohort, units: Units, logits: NDArray[np.float64
             fold=int(units.folds[unit]),
             logits=tuple(units.logits[unit].tolist()),
             slices=tuple(slices[unit]),
+            chosen=cohort.classes[chosen[unit]],
         )
         for unit in range(len(slices))
     )

@@ -22,10 +22,8 @@ from limner_server.training.evaluation import (
     roll_up,
 )
 from limner_server.training.intervals import delong, delong_interval
-from limner_server.training.resampling import permuted_labels, resample
+from limner_server.training.resampling import PERMUTATIONS, permute, resample
 from limner_server.training.similar import SimilarSlices
-
-PERMUTATIONS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +130,8 @@ def permutation_test(scores: Floats, labels: Ints, subjects: NDArray[np.str_], s
     def auc(permuted: Ints) -> float:
         return float((ranks @ permuted - positives * (positives + 1) / 2) / pairs)
 
-    null = np.array([auc(permuted) for permuted in permuted_labels(labels, subjects, PERMUTATIONS, seed)])
-    # A permutation that restores the labels counts, whatever the rounding of its sum.
-    reached = int((null >= auc(labels) - 1e-9).sum())
-    return PermutationTest(
-        p=(1 + reached) / (1 + PERMUTATIONS),
-        permutations=PERMUTATIONS,
-        null=tuple(np.percentile(null, np.arange(101)).tolist()),
-    )
+    found = permute(auc, labels, subjects, seed)
+    return PermutationTest(p=found.p, permutations=PERMUTATIONS, null=found.null)
 
 
 def _slice_metrics(found: OutOfFold, units: Units, judged: Judged, temperature: float, seed: int) -> tuple[Metric, ...]:

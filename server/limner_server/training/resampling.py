@@ -1,6 +1,6 @@
 """Chance by subject: resamples of subjects, and labels permuted among them. What is computed of them is not here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from limner_server.training.folds import label_profiles
 
 RESAMPLES = 2000
+PERMUTATIONS = 5000
 BLOCK = 4_000_000
 """Weights that lie in memory at a time, about."""
 
@@ -58,25 +59,42 @@ def resample(subjects: NDArray[np.str_], labels: Ints, classes: int, seed: int) 
     return Resamples(weights, np.searchsorted(names, subjects))
 
 
-def permuted_labels(labels: Ints, subjects: NDArray[np.str_], count: int, seed: int) -> Iterator[Ints]:
-    """Yield labels `(n,)` permuted among subjects, or within them where a subject has several rows.
+@dataclass(frozen=True, eq=False)
+class Permuted:
+    """A figure of labels, and what it is under permuted labels: its one-sided p, and percentiles 0 to 100."""
 
-    Only those are exchangeable: a subject's rows of two labels are not two subjects.
+    found: float
+    p: float
+    null: tuple[float, ...]
+
+
+def permute(figure: Callable[[Ints], float], labels: Ints, subjects: NDArray[np.str_], seed: int) -> Permuted:
+    """Compare a figure of labels `(n,)`, the larger the better, with those of labels permuted `PERMUTATIONS` times.
 
     Parameters
     ----------
+    figure
+        Of labels `(n,)`; what it looks at besides stays as it is.
     labels, subjects
-        `(n,)` of each row.
-    count
-        Number of permutations.
+        `(n,)` of each row. Labels are permuted among subjects, or within them where a subject has several rows: only
+        those are exchangeable, for a subject's rows of two labels are not two subjects.
     seed
-        Of the draws.
+        Of the permutations.
     """
+    found = figure(labels)
+    null = np.array([figure(permuted) for permuted in _permuted_labels(labels, subjects, seed)])
+    # A permutation that restores the labels counts, whatever the rounding of its sum.
+    reached = int((null >= found - 1e-9).sum())
+    p = (1 + reached) / (1 + PERMUTATIONS)
+    return Permuted(float(found), p, tuple(np.percentile(null, np.arange(101)).tolist()))
+
+
+def _permuted_labels(labels: Ints, subjects: NDArray[np.str_], seed: int) -> Iterator[Ints]:
     generator = np.random.default_rng(seed)
     names, rows = np.unique(subjects, return_inverse=True)
     groups = np.zeros(len(rows), np.int64) if len(names) == len(rows) else rows
     place = np.argsort(groups, kind="stable")
-    for _ in range(count):
+    for _ in range(PERMUTATIONS):
         permuted = np.empty_like(labels)
         permuted[np.lexsort((generator.random(len(rows)), groups))] = labels[place]
         yield permuted

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from limner_server.errors import InvalidInputError, NotFoundError, StorageFullError, WrongStateError
+from limner_server.networks.card import SiblingModel
 from limner_server.networks.repository import ModelRepository
 from tests.server.networks.cards import make_card, make_half
 
@@ -59,10 +60,11 @@ def test_what_is_broken_is_listed_with_the_reason(repository: ModelRepository, t
         repository.card("m", 3)
 
 
-def test_a_missing_half_makes_a_version_broken(repository: ModelRepository, tmp_path: Path) -> None:
-    staged = stage(tmp_path / "staged", "t", halves=(make_half(),))
+def test_a_missing_half_or_sibling_makes_a_version_broken(repository: ModelRepository, tmp_path: Path) -> None:
+    sibling = SiblingModel(file="sibling.pt", digest="2" * 64, seed=1)
+    staged = stage(tmp_path / "staged", "t", halves=(make_half(),), sibling=sibling)
     repository.publish("m", staged)
-    assert "half-0.pt" in repository.get("m", 1).error
+    assert repository.get("m", 1).error == "half-0.pt, sibling.pt: no such file"
 
 
 def test_unknown_names_and_versions_name_the_known(repository: ModelRepository, tmp_path: Path) -> None:

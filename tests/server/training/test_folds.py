@@ -129,6 +129,7 @@ def test_even_a_share_of_few_subjects_has_every_label() -> None:
         (["a", "b", "c"], [0, 0, 0], 2, "none of 'yes'"),
         (["a", "b", "c", "d"], [0, 0, 0, 1], 2, "'yes' has 1"),
         (["a", "a", "b", "c"], [0, 0, 1, 1], 2, "'no' has 1"),
+        (list("abcdef"), [0, 0, 0, 0, 1, 1], 5, "the rarest label: 'yes' has 2"),
     ],
 )
 def test_a_cohort_that_cannot_be_split_is_refused(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,11 @@ def test_the_card_tells_what_was_trained(undisturbed: tuple[Path, list[dict[str,
     assert [prediction.subject for prediction in card.out_of_fold] == [f"s{n}" for n in range(6)]
     assert {len(prediction.slices) for prediction in card.out_of_fold} == {3}
     assert {prediction.fold for prediction in card.out_of_fold} == {0, 1}
+    counted = Counter((prediction.label, prediction.chosen) for prediction in card.out_of_fold)
+    assert card.evaluation is not None
+    assert [[counted[label, chosen] for chosen in card.labels] for label in card.labels] == [
+        list(row) for row in card.evaluation.confusion
+    ]
     assert TrainingConfig.model_validate(card.config) == CONFIG
     first, second = card.halves
     assert set(first.subjects).isdisjoint(second.subjects)
