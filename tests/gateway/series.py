@@ -39,6 +39,14 @@ def stacks(folder: Path) -> None:
     _save(dataset, folder)
 
 
+def frames(folder: Path) -> None:
+    """One Enhanced MR instance with two echoes at each of five places."""
+    dataset = _located(enhanced_mr(_pixels(10, 48, 40)))
+    for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = [index // 2, 0, 0]
+    _save(dataset, folder)
+
+
 def oblique(folder: Path) -> None:
     """Slices between the patient's planes."""
     normal = np.cross(OBLIQUE[:3], OBLIQUE[3:])
@@ -83,7 +91,8 @@ def repeated(folder: Path) -> None:
 
 
 SERIES: dict[str, Callable[[Path], None]] = {
-    make.__name__: make for make in (real, enhanced, stacks, oblique, bare, latin, utf8, japanese, malformed, repeated)
+    make.__name__: make
+    for make in (real, enhanced, stacks, frames, oblique, bare, latin, utf8, japanese, malformed, repeated)
 }
 
 
