@@ -73,13 +73,17 @@ def malformed(folder: Path) -> None:
     _series(folder, lambda _: {**wrong, "PatientName": "no caret at all", "StudyDate": "20200230"})
 
 
-def echoes(folder: Path) -> None:
-    """Two echoes at each of five places."""
-    _series(folder, lambda index: {"ImagePositionPatient": [0, 0, index // 2], "EchoTime": 80 + index % 2}, slices=10)
+def repeated(folder: Path) -> None:
+    """Five places, each imaged twice."""
+
+    def place(index: int) -> dict[str, object]:
+        return {"ImagePositionPatient": [0, 0, index // 2], "AcquisitionNumber": 1 + index % 2}
+
+    _series(folder, place, slices=10)
 
 
 SERIES: dict[str, Callable[[Path], None]] = {
-    make.__name__: make for make in (real, enhanced, stacks, oblique, bare, latin, utf8, japanese, malformed, echoes)
+    make.__name__: make for make in (real, enhanced, stacks, oblique, bare, latin, utf8, japanese, malformed, repeated)
 }
 
 

@@ -26,7 +26,7 @@ from limner.imaging.headers import (
     position,
     read_header,
 )
-from limner.imaging.slices import DTYPES, MAX_EDGE, MIN_EDGE, Slice
+from limner.imaging.slices import DTYPES, MAX_EDGE, MIN_EDGE, Slice, checked_frame
 
 Pixels = NDArray[np.generic]
 
@@ -37,7 +37,7 @@ __all__ = ["decode", "read_header"]
 
 
 @as_image_errors
-def decode(source: bytes | Path | Dataset, frame: int = 0) -> Slice:
+def decode(source: bytes | Path | Dataset, frame: int | None = 0) -> Slice:
     """Return one frame of an MR image.
 
     The stored values keep their integer type where the rescale is the identity and are float32 otherwise. MONOCHROME1
@@ -48,7 +48,7 @@ def decode(source: bytes | Path | Dataset, frame: int = 0) -> Slice:
     source
         The content of a DICOM file, its path, or a dataset with its file meta information.
     frame
-        0 to the number of frames less 1.
+        0 to the number of frames less 1; None: the only one.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def decode(source: bytes | Path | Dataset, frame: int = 0) -> Slice:
         When the file cannot be opened or read.
     """
     header = source if isinstance(source, Dataset) else _read(source)
-    _check(header, frame)
+    frame = _check(header, frame)
     row_spacing, column_spacing = pixel_spacing(header, frame)
     return Slice(
         pixels=_values(header, frame, _stored(source, header, frame)),
@@ -80,7 +80,8 @@ def _read(source: bytes | Path) -> Dataset:
     return read_header(source)
 
 
-def _check(header: Dataset, frame: int) -> None:
+def _check(header: Dataset, frame: int | None) -> int:
+    """Return the frame that is meant."""
     modality = header.get("Modality")
     if modality != "MR":
         raise ImageError("Modality", modality or "missing", "MR")
@@ -96,10 +97,9 @@ def _check(header: Dataset, frame: int) -> None:
         edge = integer(keyword, header.get(keyword), 0)
         if not MIN_EDGE <= edge <= MAX_EDGE:
             raise ImageError(keyword, edge, f"{MIN_EDGE} to {MAX_EDGE} pixels")
-    frames = frame_count(header)
-    if not 0 <= frame < frames:
-        raise ImageError("frame", frame, f"0 to {frames - 1}, as the instance has {frames}")
+    frame = checked_frame(frame, frame_count(header))
     _check_decoder(header)
+    return frame
 
 
 def _check_decoder(header: Dataset) -> None:

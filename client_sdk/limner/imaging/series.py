@@ -38,7 +38,7 @@ PLANES: tuple[Plane, ...] = ("transverse", "sagittal", "coronal", "oblique", "un
 MIN_COSINE = 0.7072
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SeriesSlice:
     """One slice of a series: where it is stored, and where it lies.
 
