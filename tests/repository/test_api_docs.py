@@ -44,7 +44,7 @@ def test_code_that_uses_the_sdk_type_checks_strictly(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text('from limner import Client\n\nnumber: int = Client("localhost:8500").model("m").labels\n')
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
-    # mypy does not follow an editable install. An installed one it trusts by the marker, and says nothing of its inside.
+    # mypy follows no editable install. An installed one it trusts by the marker, and says nothing of its inside.
     assert (ROOT / "client_sdk" / "limner" / "py.typed").exists()
     environment = {**os.environ, "MYPYPATH": str(ROOT / "client_sdk")}
     ended = subprocess.run([*command, "."], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
