@@ -40,7 +40,7 @@ def stacks(folder: Path) -> None:
 
 
 def frames(folder: Path) -> None:
-    """One Enhanced MR instance with two echoes at each of five places."""
+    """One Enhanced MR instance with two frames at each of five places."""
     dataset = _located(enhanced_mr(_pixels(10, 48, 40)))
     for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         frame.PlanePositionSequence[0].ImagePositionPatient = [index // 2, 0, 0]
@@ -82,17 +82,19 @@ def malformed(folder: Path) -> None:
 
 
 def repeated(folder: Path) -> None:
-    """Five places, each imaged twice."""
+    """Acquired twice: two slices at each of five places."""
+    _series(folder, lambda index: {"ImagePositionPatient": [0, 0, index // 2]}, slices=10)
 
-    def place(index: int) -> dict[str, object]:
-        return {"ImagePositionPatient": [0, 0, index // 2], "AcquisitionNumber": 1 + index % 2}
 
-    _series(folder, place, slices=10)
+def split(folder: Path) -> None:
+    """Under two SeriesInstanceUIDs, as some archives store it."""
+    uids = (generate_uid(), generate_uid())
+    _series(folder, lambda index: {"SeriesInstanceUID": uids[index % 2], "SeriesNumber": 4}, slices=6)
 
 
 SERIES: dict[str, Callable[[Path], None]] = {
     make.__name__: make
-    for make in (real, enhanced, stacks, frames, oblique, bare, latin, utf8, japanese, malformed, repeated)
+    for make in (real, enhanced, stacks, frames, oblique, bare, latin, utf8, japanese, malformed, repeated, split)
 }
 
 
