@@ -81,7 +81,7 @@ def test_a_pacs_that_does_not_send_says_so(limner: Run, tmp_path: Path) -> None:
     with fragile_pacs(series, sends=False) as port:
         options = [f"--pacs=FRAGILE@127.0.0.1:{port}", f"--study={series[0].StudyInstanceUID}", f"--out={tmp_path}"]
         code, _, err = limner("pull", *options)
-    assert (code, "supports no Study Root" in err) == (1, True)
+    assert (code, "takes no Study Root" in err) == (1, True)
 
 
 def test_what_a_service_fails_on_is_named_and_its_neighbours_come(pacs: Orthanc, limner: Run, tmp_path: Path) -> None:

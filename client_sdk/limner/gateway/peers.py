@@ -127,7 +127,7 @@ class Node:
                 raise RefusedError(f"{self} rejected the association; expected it to know {self.calling!r}")
             if association.rejected_contexts:
                 names = ", ".join(sorted({str(one.abstract_syntax and one.abstract_syntax.name) for one in contexts}))
-                raise UnsupportedError(f"{self} supports none of what is asked of it: {names}")
+                raise UnsupportedError(f"{self} takes no {names}")
             raise UnreachableError(f"{self} cannot be reached")
         try:
             yield association

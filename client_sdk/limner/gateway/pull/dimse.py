@@ -74,7 +74,7 @@ class PacsSource:
         roles = [build_role(storage_class, scp_role=True) for storage_class in storage_classes]
         with self._node.associate(contexts, roles, handlers) as association:
             if model not in {context.abstract_syntax for context in association.accepted_contexts}:
-                raise UnsupportedError(f"{self._node} supports no {UID(model).name}")
+                raise UnsupportedError(f"{self._node} takes no {UID(model).name}")
             try:
                 yield association
             except RuntimeError as error:  # it ended the association before
