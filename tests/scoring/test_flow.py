@@ -43,6 +43,7 @@ def answers_of(
             reader,
             ahead=4,
             priority=0,
+            embeddings=False,
             in_flight=in_flight,
             patience_s=patience_s,
         )

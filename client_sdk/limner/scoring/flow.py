@@ -61,7 +61,7 @@ class Parcel(NamedTuple):
     failures: list[tuple[int, Failure]]
 
 
-def read_parcel(items: list[Item], *, model: str, priority: int) -> Parcel:
+def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: bool) -> Parcel:
     """Read images into requests, in whatever thread or process. An image that cannot be read stops no other."""
     parcel = Parcel([], [])
     messages: list[common_pb2.Image] = []
@@ -76,13 +76,13 @@ def read_parcel(items: list[Item], *, model: str, priority: int) -> Parcel:
             parcel.failures.append((index, local_failure(error)))
             continue
         if messages and size + message.ByteSize() > PARCEL_BYTES:
-            parcel.requests.append((predict(model, messages, priority).SerializeToString(), indices))
+            parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
             messages, indices, size = [], [], 0
         messages.append(message)
         indices.append(index)
         size += message.ByteSize()
     if messages:
-        parcel.requests.append((predict(model, messages, priority).SerializeToString(), indices))
+        parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
     return parcel
 
 
@@ -103,10 +103,10 @@ class _Request:
         """Give some of its items, each in a request of its own."""
         whole = inference_pb2.PredictRequest.FromString(self.payload)
         by_position = {image.id: image for image in whole.images}
+        del whole.images[:]
         for item in items:
-            one = inference_pb2.PredictRequest(
-                model=whole.model, images=[by_position[str(item.position)]], priority=whole.priority
-            )
+            one = inference_pb2.PredictRequest(images=[by_position[str(item.position)]])
+            one.MergeFrom(whole)
             yield _Request(one.SerializeToString(), [item])
 
 
@@ -125,7 +125,7 @@ class Flow:
         Of the server, for errors.
     readers, ahead
         What reads images, and how many parcels it is ahead of what is sent.
-    priority, in_flight, patience_s
+    priority, embeddings, in_flight, patience_s
         As `ScoreOptions` has them.
     """
 
@@ -138,6 +138,7 @@ class Flow:
         ahead: int,
         *,
         priority: int,
+        embeddings: bool,
         in_flight: int,
         patience_s: float,
     ) -> None:
@@ -146,7 +147,8 @@ class Flow:
         self._address = address
         self._readers = readers
         self._ahead = ahead
-        self._read = partial(read_parcel, model=f"{model.name}:{model.version}", priority=priority)
+        version = f"{model.name}:{model.version}"
+        self._read = partial(read_parcel, model=version, priority=priority, embeddings=embeddings)
         self._most = in_flight
         self._patience = Patience(patience_s)
         self._events: SimpleQueue[Callable[[], list[Answer]]] = SimpleQueue()
