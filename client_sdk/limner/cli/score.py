@@ -68,7 +68,7 @@ def score(
     in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
     readers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread, 500 slices/s.")] = 0,
     patience: Annotated[
-        float, typer.Option(min=1, help="Seconds without an answer after which to stop; --resume goes on.")
+        float, typer.Option(min=1, help="Seconds of nothing but failing calls, then stop; --resume goes on.")
     ] = DEFAULT.patience_s,
     server: Server = SERVER,
     as_json: AsJson = False,

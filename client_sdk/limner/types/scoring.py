@@ -46,7 +46,7 @@ class ScoreOptions(Result):
         Processes that read and decode files ahead of the sending; 0: a thread of this one, good for some 500 slices a
         second. A script that asks for processes needs the guard `if __name__ == "__main__"`.
     patience_s
-        Seconds without an answer after which a run stops; it can be resumed.
+        Seconds of failing calls and no answer after which a run stops; it can be resumed.
     """
 
     format: TableFormat = TableFormat.CSV
