@@ -11,6 +11,7 @@ DEFAULT_TIMEOUT_S = 60.0
 POLL_S = 0.25
 
 PREDICT = "/limner.v1.InferenceService/Predict"
+PREDICT = "/limner.v1.InferenceService/Predict"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # grpc.health.v1.HealthCheckResponse {status: SERVING}, on the wire; spares a dependency for two bytes.
 SERVING = b"\x08\x01"

@@ -210,7 +210,13 @@ class Client:
     # Inference
 
     def predict(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+        self,
+        model: str,
+        images: "Images",
+        *,
+        priority: int = 0,
+        send_dicom: SendDicom = False,
+        embedding: bool = False,
     ) -> PredictResult:
         """Score up to 1,024 images at once; for more, `predict_stream`.
 
@@ -226,15 +232,23 @@ class Client:
         send_dicom
             True to send whole DICOM files, de-identified (`limner.imaging.profile`); "identified" to send them as they
             are.
+        embedding
+            True to have the pooled last layer of each image returned too.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
-        request = requests.predict(model, ledger.all_messages(images), priority)
+        request = requests.predict(model, ledger.all_messages(images), priority, embedding)
         if ledger.nothing_to_send:
             return wire.predict_result(wire.no_predictions(self._get_model(model)), ledger)
         return wire.predict_result(self._call(self._inference.Predict, request), ledger)
 
     def predict_stream(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+        self,
+        model: str,
+        images: "Images",
+        *,
+        priority: int = 0,
+        send_dicom: SendDicom = False,
+        embedding: bool = False,
     ) -> ResultStream[ImageResult]:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
@@ -243,7 +257,7 @@ class Client:
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
         messages = chain(
-            [requests.predict_header(model, priority)], map(requests.predict_images, ledger.parcels(images))
+            [requests.predict_header(model, priority, embedding)], map(requests.predict_images, ledger.parcels(images))
         )
         return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
 

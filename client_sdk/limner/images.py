@@ -56,7 +56,7 @@ class Image:
     subject
         Your name for the subject. Images that share one are rolled up. Default: no roll-up.
     frame
-        Frame of a multi-frame DICOM file or slice of a volume, from 0; None: the only one.
+        Frame of a multi-frame DICOM file or slice of a volume, from 0. Default: the only one.
     center
         Row and column, in pixels of the image, where the grid is centred. Default: the middle. Not with grid values.
     """
@@ -64,7 +64,7 @@ class Image:
     content: "Content"
     id: str = ""
     subject: str = ""
-    frame: int | None = 0
+    frame: int | None = None
     center: tuple[float, float] | None = None
 
 
@@ -86,7 +86,7 @@ async def _each_image_async(images: "AsyncImages") -> AsyncIterator[Image]:
             yield image
 
 
-def load(content: Any, frame: int | None = 0) -> Slice | NDArray[np.generic]:
+def load(content: Any, frame: int | None = None) -> Slice | NDArray[np.generic]:
     """Decode DICOM and NIfTI; slices and grid values are returned as they are.
 
     Raises

@@ -43,6 +43,7 @@ def answers_of(
             reader,
             ahead=4,
             priority=0,
+            embeddings=False,
             in_flight=in_flight,
             patience_s=patience_s,
         )
@@ -243,3 +244,31 @@ def test_a_message_larger_than_the_server_takes_is_split_and_then_fails() -> Non
     (failed,) = [result.error for _, result in answers if result.error]
     assert failed.code == "RESOURCE_EXHAUSTED"
     assert "larger than max" in failed.message
+
+
+def test_patience_ends_where_no_image_is_answered_either() -> None:
+    class Closing(Inference):
+        def _result(self, image: common_pb2.Image) -> inference_pb2.ImageResult:
+            status = {"code": code_pb2.UNAVAILABLE, "message": "closing"}
+            return inference_pb2.ImageResult(id=image.id, status=status)  # type: ignore[arg-type]
+
+    with serving(add_inference, Closing()) as address, pytest.raises(errors.UnavailableError, match="answers no image"):
+        answers_of(address, arrays(10), patience_s=0.5)
+
+
+def test_patience_counts_from_the_first_failure_and_not_from_a_slow_source() -> None:
+    def slow() -> Iterator[Item]:
+        for item in arrays(30):
+            if item.position == 20:
+                time.sleep(1.2)
+            yield item
+
+    def trouble(number: int, request: inference_pb2.PredictRequest, context: Any) -> None:
+        if any(image.id == "25" for image in request.images) and number < troubled[0] + 3:
+            refuse(context, code_pb2.UNAVAILABLE, "not now")
+        else:
+            troubled[0] = number
+
+    troubled = [0]
+    with serving(add_inference, Troubled(trouble)) as address:
+        assert_each_once(answers_of(address, slow(), patience_s=1), 30)

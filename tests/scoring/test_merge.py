@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from limner import Client
 from limner.errors import InvalidInputError
@@ -51,6 +53,21 @@ def test_images_of_the_callers_own_in_shards(client: Client, untrained: str, tmp
     client.score(untrained, noise(41), tmp_path / "whole")
     assert merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged").images == 41
     assert_same_tables(tmp_path / "merged", tmp_path / "whole")
+
+
+def test_embeddings_are_merged_too(client: Client, untrained: str, tmp_path: Path) -> None:
+    options = ScoreOptions(embeddings=True)
+    for index in range(2):
+        part = options.model_copy(update={"shard": index, "shards": 2})
+        client.score(untrained, noise(31), tmp_path / str(index), part)
+    client.score(untrained, noise(31), tmp_path / "whole", options)
+    merge([tmp_path / "1", tmp_path / "0"], tmp_path / "merged")
+    ours, theirs = (load_file(tmp_path / name / "embeddings.safetensors")["embedding"] for name in ("merged", "whole"))
+    assert ours.shape == (31, 512)
+    assert np.allclose(ours, theirs, atol=1e-4)
+    client.score(untrained, noise(31), tmp_path / "without", ScoreOptions(shard=1, shards=2))
+    with pytest.raises(InvalidInputError, match=r"without is of another kind than"):
+        merge([tmp_path / "0", tmp_path / "without"], tmp_path / "again")
 
 
 def test_what_does_not_fit_is_named(

@@ -1,5 +1,6 @@
 """Runs against the live server: their tables say what `predict` says, in every format, and what failed and why."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from limner import Client, Image
+from limner import AsyncClient, Client, Image
 from limner.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner.imaging import decode
-from limner.types import ScoreOptions, TableFormat
+from limner.types import FeatureOptions, ImageResult, ScoreOptions, TableFormat
+from tests.live import LiveServer
 from tests.scoring.tables import TABLES, assert_same_tables, read
 
 EVERY = ScoreOptions(every_slice=True)
@@ -135,6 +139,41 @@ def test_processes_read_what_a_thread_reads(client: Client, untrained: str, mixe
     assert_same_tables(tmp_path / "processes", tmp_path / "thread")
 
 
+def test_embeddings_come_with_predictions_where_asked_for(client: Client, server: LiveServer, untrained: str) -> None:
+    async def streamed() -> list[ImageResult]:
+        async with AsyncClient(server.address) as asynchronous:
+            return [result async for result in asynchronous.predict_stream(untrained, images, embedding=True)]
+
+    images = [*noise(3), np.zeros((2, 3), np.float32)]
+    alone = client.predict(untrained, images, embedding=True).results
+    for results in (alone, list(client.predict_stream(untrained, images, embedding=True)), asyncio.run(streamed())):
+        for result, expected in zip(results[:3], alone, strict=False):
+            assert result.embedding == pytest.approx(expected.embedding, abs=1e-4)
+        assert results[3].embedding is None
+    assert alone[0].embedding is not None
+    assert alone[0].embedding.shape == (512,)
+    assert client.predict(untrained, images).results[0].embedding is None
+
+
+def test_embeddings_are_those_of_features(client: Client, untrained: str, mixed: Path, tmp_path: Path) -> None:
+    options = EVERY.model_copy(update={"embeddings": True})
+    client.score(untrained, mixed, tmp_path / "run", options)
+    rows = read(tmp_path / "run" / "images.csv")
+    found = load_file(tmp_path / "run" / "embeddings.safetensors")["embedding"]
+    assert (found.dtype, found.shape) == (np.float32, (len(rows), 512))
+    scored = [index for index, row in enumerate(rows) if not row["error"]]
+    assert np.isnan(found).all(axis=1).nonzero()[0].tolist() == [n for n in range(len(rows)) if n not in scored]
+    images = [rows[index]["path"] for index in scored]
+    for index, result in zip(
+        scored, client.extract_features_stream(untrained, images, FeatureOptions(embedding=True)), strict=True
+    ):
+        assert result.embedding == pytest.approx(found[index], abs=1e-4)
+    with safe_open(tmp_path / "run" / "embeddings.safetensors", "np") as file:
+        assert file.metadata()["model"] == rows[0]["digest"]
+    with pytest.raises(InvalidInputError, match="embeddings is False; expected True, with which the run"):
+        client.score(untrained, mixed, tmp_path / "run", RESUME)
+
+
 def noise(count: int) -> Iterator[Any]:
     for seed in range(count):
         values = np.random.default_rng(seed).gamma(2.0, 100.0, (32, 32)).astype(np.float32)
@@ -216,7 +255,7 @@ def test_a_changed_model_is_refused_unless_allowed(
     assert client.score(untrained, phantom / "PH-000", tmp_path / "run", allowed).model.digest == digest
     assert client.score(untrained, phantom / "PH-000", tmp_path / "run", RESUME).images == 12
     run.write_text(run.read_text().replace(digest, "e" * 64).replace('"yes"', '"perhaps"'))
-    with pytest.raises(WrongStateError, match=r"whose labels are others: begin another run"):
+    with pytest.raises(WrongStateError, match=r"whose labels or embeddings are others: begin another run"):
         client.score(untrained, phantom / "PH-000", tmp_path / "run", allowed)
 
 

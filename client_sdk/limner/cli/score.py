@@ -62,12 +62,13 @@ def score(
         bool, typer.Option("--every-slice", help="Of folders: all, not only the series that an import takes.")
     ] = False,
     rules: Rules = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Keep embeddings too, as safetensors.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be scored in DIR; send nothing.")] = False,
     priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
     in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
     readers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread, 500 slices/s.")] = 0,
     patience: Annotated[
-        float, typer.Option(min=1, help="Seconds without an answer after which to stop; --resume goes on.")
+        float, typer.Option(min=1, help="Seconds of nothing but failing calls, then stop; --resume goes on.")
     ] = DEFAULT.patience_s,
     server: Server = SERVER,
     as_json: AsJson = False,
@@ -94,6 +95,7 @@ def score(
         shards=shards,
         every_slice=every_slice,
         rules=rules,
+        embeddings=embeddings,
         priority=priority,
         in_flight=in_flight,
         readers=readers,

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 import grpc
 
 from limner import wire
-from limner.channel import MAX_MESSAGE_BYTES, POLL_S, Patience
+from limner.channel import MAX_MESSAGE_BYTES, POLL_S
 from limner.errors import (
     CancelledError,
     DeadlineError,
@@ -61,7 +61,7 @@ class Parcel(NamedTuple):
     failures: list[tuple[int, Failure]]
 
 
-def read_parcel(items: list[Item], *, model: str, priority: int) -> Parcel:
+def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: bool) -> Parcel:
     """Read images into requests, in whatever thread or process. An image that cannot be read stops no other."""
     parcel = Parcel([], [])
     messages: list[common_pb2.Image] = []
@@ -76,13 +76,13 @@ def read_parcel(items: list[Item], *, model: str, priority: int) -> Parcel:
             parcel.failures.append((index, local_failure(error)))
             continue
         if messages and size + message.ByteSize() > PARCEL_BYTES:
-            parcel.requests.append((predict(model, messages, priority).SerializeToString(), indices))
+            parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
             messages, indices, size = [], [], 0
         messages.append(message)
         indices.append(index)
         size += message.ByteSize()
     if messages:
-        parcel.requests.append((predict(model, messages, priority).SerializeToString(), indices))
+        parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
     return parcel
 
 
@@ -103,10 +103,10 @@ class _Request:
         """Give some of its items, each in a request of its own."""
         whole = inference_pb2.PredictRequest.FromString(self.payload)
         by_position = {image.id: image for image in whole.images}
+        del whole.images[:]
         for item in items:
-            one = inference_pb2.PredictRequest(
-                model=whole.model, images=[by_position[str(item.position)]], priority=whole.priority
-            )
+            one = inference_pb2.PredictRequest(images=[by_position[str(item.position)]])
+            one.MergeFrom(whole)
             yield _Request(one.SerializeToString(), [item])
 
 
@@ -125,7 +125,7 @@ class Flow:
         Of the server, for errors.
     readers, ahead
         What reads images, and how many parcels it is ahead of what is sent.
-    priority, in_flight, patience_s
+    priority, embeddings, in_flight, patience_s
         As `ScoreOptions` has them.
     """
 
@@ -138,6 +138,7 @@ class Flow:
         ahead: int,
         *,
         priority: int,
+        embeddings: bool,
         in_flight: int,
         patience_s: float,
     ) -> None:
@@ -146,16 +147,18 @@ class Flow:
         self._address = address
         self._readers = readers
         self._ahead = ahead
-        self._read = partial(read_parcel, model=f"{model.name}:{model.version}", priority=priority)
+        version = f"{model.name}:{model.version}"
+        self._read = partial(read_parcel, model=version, priority=priority, embeddings=embeddings)
         self._most = in_flight
-        self._patience = Patience(patience_s)
+        self._patience_s = patience_s
         self._events: SimpleQueue[Callable[[], list[Answer]]] = SimpleQueue()
         self._together = 1  # images read in a parcel: 16, or fewer where they are large
         self._reading = 0
         self._ready: deque[_Request] = deque()
         self._sent_images = self._sent_bytes = 0
         self._calls: set[Call] = set()
-        self._failures = 0  # since the last answer
+        self._troubled_since: float | None = None  # when the first call failed after the last answer
+        self._pauses = 0  # since then
         self._paused_until = 0.0
         self._source_error: Exception | None = None
 
@@ -165,11 +168,10 @@ class Flow:
         Raises
         ------
         LimnerError
-            The model is gone or is another, or no answer came for `patience_s`.
+            The model is gone or is another, or for `patience_s` calls failed and none was answered.
         Exception
             What the items raise, once those that came before are answered.
         """
-        self._patience.renew()
         # Ctrl-C does not reach the thread where calls begin: gRPC's close waits for ever for one interrupted there.
         with ThreadPoolExecutor(1, thread_name_prefix="sender") as sender:
             try:
@@ -238,9 +240,10 @@ class Flow:
 
     def _next_event(self) -> list[Answer]:
         """Wait for what happens next, or for the end of a pause."""
-        pause = self._paused_until - time.monotonic()
+        pause = max(self._paused_until - time.monotonic(), 0.0)
+        nothing_to_come = not (self._reading or self._sent_images)
         try:
-            return self._events.get(timeout=pause if pause > 0 else None)()
+            return self._events.get(timeout=pause if pause or nothing_to_come else None)()
         except Empty:
             return []
 
@@ -260,26 +263,21 @@ class Flow:
         results = list(map(wire.image_result, reply.results))
         if [result.id for result in results] != [str(item.position) for item in request.items]:
             raise InternalError("the server did not answer the images that it was sent")
-        answers, again = [], []
-        for item, result in zip(request.items, results, strict=True):
-            if result.error is not None and result.error.code in _PASSING:
-                again.append(item)
-            else:
-                answers.append((item, result))
+        pairs = list(zip(request.items, results, strict=True))
+        answers = [(item, result) for item, result in pairs if not _passing(result)]
         if answers:
-            self._patience.renew()
-            self._failures = 0
-        if again:
+            self._troubled_since, self._pauses = None, 0
+        if again := [item for item, result in pairs if _passing(result)]:
+            self._note_trouble(UnavailableError(f"the server at {self._address} answers no image"))
             self._ready.extendleft(request.alone(again))
             self._pause()
         return answers
 
     def _refused(self, request: _Request, error: LimnerError) -> list[Answer]:
         """Decide what becomes of a request that failed as a whole."""
+        self._note_trouble(error)
         match error:
             case InvalidInputError() | NotFoundError() | WrongStateError() | UnsupportedError():
-                raise error
-            case _ if self._patience.exhausted():
                 raise error
             case UnavailableError() | CancelledError():
                 return self._later(request)
@@ -298,20 +296,31 @@ class Flow:
         failure = Failure(code=error.code.name, message=str(error))
         return [(item, _failed(item, failure)) for item in request.items]
 
+    def _note_trouble(self, error: LimnerError) -> None:
+        """Raise the error where nothing else has come for too long."""
+        now = time.monotonic()
+        self._troubled_since = self._troubled_since or now
+        if now - self._troubled_since > self._patience_s:
+            raise error
+
     def _later(self, request: _Request) -> list[Answer]:
         self._ready.appendleft(request)
         self._pause()
         return []
 
     def _pause(self) -> None:
-        """Send nothing for a while, longer with each failure; after the first at once, to another server perhaps."""
+        """Send nothing for a while, each time longer; the first time at once, to another server perhaps."""
         now = time.monotonic()
         if now < self._paused_until:
             return
-        if self._failures:
-            longest = min(POLL_S * 2 ** min(self._failures, 10), _LONGEST_PAUSE_S)
+        if self._pauses:
+            longest = min(POLL_S * 2 ** min(self._pauses, 10), _LONGEST_PAUSE_S)
             self._paused_until = now + uniform(0.5, 1.0) * longest  # noqa: S311
-        self._failures += 1
+        self._pauses += 1
+
+
+def _passing(result: ImageResult) -> bool:
+    return result.error is not None and result.error.code in _PASSING
 
 
 def _failed(item: Item, failure: Failure) -> ImageResult:

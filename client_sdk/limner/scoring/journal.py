@@ -112,8 +112,11 @@ class Journal(KeptRows):
             self._note(row.position)
             self._end += len(line)
         self._file.flush()
-        if time.monotonic() - self._flushed > FLUSH_S:
-            self.flush()
+
+    @property
+    def flush_is_due(self) -> bool:
+        """Whether it has not been on the disk for some seconds."""
+        return time.monotonic() - self._flushed > FLUSH_S
 
     def flush(self) -> None:
         """Have it on the disk."""

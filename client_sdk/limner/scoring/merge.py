@@ -1,17 +1,23 @@
 """From the shards of a source to what one run over all of it would have written."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 from limner.errors import wrong_input
+from limner.scoring.embeddings import EMBEDDINGS, Embeddings, each_embedding
 from limner.scoring.journal import Journal, KeptRows
-from limner.scoring.rows import Row
 from limner.scoring.run import ITEMS, LEFT_OUT, ROWS, Run, read_run
 from limner.scoring.tables import check_format, finish
 from limner.types import Scores, TableFormat
+
+# What all shards have in common, and what it is if one has not.
+_COMMON = {**dict.fromkeys(("shards", "total", "digest"), "source"), "model": "model", "embeddings": "kind"}
+
+_T = TypeVar("_T")
 
 
 def merge(parts: Sequence[Path], out: Path, kind: TableFormat = TableFormat.CSV) -> Scores:
@@ -40,11 +46,13 @@ def merge(parts: Sequence[Path], out: Path, kind: TableFormat = TableFormat.CSV)
     for name in (ITEMS, LEFT_OUT):
         if (parts[0] / name).exists():
             shutil.copyfile(parts[0] / name, staging / name)
+    run = runs[parts[0]].model_copy(update={"shard": 0, "shards": 1, "finished": False})
+    if run.embeddings:
+        _merge_embeddings(runs, staging, run.model.width)
     with ExitStack() as stack:
         kept = [stack.enter_context(KeptRows(part / ROWS)) for part in runs]
         journal = stack.enter_context(Journal(staging / ROWS))
         journal.append(_interleaved([rows.rows() for rows in kept]))
-        run = runs[parts[0]].model_copy(update={"shard": 0, "shards": 1, "finished": False})
         scores = finish(staging, run, journal, kind)
     staging.rename(out)
     return scores.model_copy(update={"folder": out})
@@ -63,12 +71,10 @@ def _checked(runs: Mapping[Path, Run]) -> dict[Path, Run]:
     """Return the runs by shard, where they are all those of one source by one model."""
     (first, one), *others = runs.items()
     for part, run in others:
-        for field in ("shards", "total", "digest", "model"):
+        for field, what in _COMMON.items():
             if getattr(run, field) != getattr(one, field):
-                what = "model" if field == "model" else "source"
-                raise wrong_input(
-                    "parts", f"{part} is of another {what} than {first}", "shards of one source by one model"
-                )
+                found = f"{part} is of another {what} than {first}"
+                raise wrong_input("parts", found, "shards of one source by one model")
     by_shard: dict[int, Path] = {}
     for part, run in runs.items():
         if (other := by_shard.setdefault(run.shard, part)) != part:
@@ -78,10 +84,16 @@ def _checked(runs: Mapping[Path, Run]) -> dict[Path, Run]:
     return {part: runs[part] for _, part in sorted(by_shard.items())}
 
 
-def _interleaved(shards: Sequence[Iterator[Row]]) -> Iterator[Row]:
-    """Give the rows of all shards in the order of the source: image number i is of shard i modulo their number."""
-    for rows in cycle(shards):
-        row = next(rows, None)
-        if row is None:  # all end here, or one earlier, which `finish` finds
+def _merge_embeddings(parts: Iterable[Path], out: Path, width: int) -> None:
+    with Embeddings(out / EMBEDDINGS, width) as merged:
+        for row, embedding in enumerate(_interleaved([each_embedding(part / EMBEDDINGS, width) for part in parts])):
+            merged[row] = embedding
+
+
+def _interleaved(shards: Sequence[Iterator[_T]]) -> Iterator[_T]:
+    """Give what the shards have in the order of the source: image number i is of shard i modulo their number."""
+    for each in cycle(shards):
+        one = next(each, None)
+        if one is None:  # all end here, or one earlier, which `finish` finds
             return
-        yield row
+        yield one

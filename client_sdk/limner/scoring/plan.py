@@ -48,6 +48,7 @@ def begin(model: RunModel, sources: Sequence[str], out: Path, options: ScoreOpti
         fingerprint=fingerprint(sources),
         shard=options.shard,
         shards=options.shards,
+        embeddings=options.embeddings,
     )
     if sources:
         census, left_out = list_images(sources, out, options, tell)
@@ -70,6 +71,7 @@ def resume(run: Run, model: RunModel, sources: Sequence[str], out: Path, options
         ("source", _words(run.source), _words(sources)),
         ("selection", run.selection, _selection(sources, options)),
         ("shard", f"{run.shard}/{run.shards}", f"{options.shard}/{options.shards}"),
+        ("embeddings", str(run.embeddings), str(options.embeddings)),
     ):
         if begun != now:
             raise wrong_input(field, f"{field} is {now}", f"{begun}, with which the run in {out} was begun")
@@ -79,8 +81,8 @@ def resume(run: Run, model: RunModel, sources: Sequence[str], out: Path, options
     if model.identity.digest == run.model.identity.digest:
         return run
     changed = f"the run in {out} was begun with {_named(run.model)}; the server has {_named(model)} now"
-    if model.labels != run.model.labels:
-        raise WrongStateError(f"{changed}, whose labels are others: begin another run")
+    if (model.labels, model.width) != (run.model.labels, run.model.width):
+        raise WrongStateError(f"{changed}, whose labels or embeddings are others: begin another run")
     if not options.another_model:
         raise WrongStateError(f"{changed}: name the former, begin another run, or allow another model")
     run = run.model_copy(update={"model": model})

@@ -6,6 +6,7 @@ The folder of a run, all of whose files are written whole or, the journal, line 
 - `items.csv`: the images, as a manifest; not where the caller gave them himself.
 - `left-out.csv`: what the source holds beside them, and why it is not scored.
 - `rows.jsonl`: the results as they come (`journal`).
+- `embeddings.safetensors`: where asked for (`embeddings`).
 - `images`, `subjects`, `failures`, as .csv, .parquet or .jsonl: the results, once all are there (`tables`).
 """
 
@@ -32,6 +33,8 @@ class RunModel(Result):
     labels: tuple[str, ...]
     temperature: float
     threshold: float
+    width: int
+    """Numbers in an embedding."""
 
 
 class Run(Result):
@@ -49,6 +52,8 @@ class Run(Result):
         Of the files that the source names; see `limner.scoring.sources.fingerprint`.
     shard, shards
         Which part of the source, from 0, and of how many.
+    embeddings
+        Whether embeddings are kept too.
     total, digest
         Number of images of the whole source, and a digest of their ids, subjects and labels; None and empty until the
         source has been read to its end.
@@ -65,6 +70,7 @@ class Run(Result):
     fingerprint: str
     shard: int
     shards: int
+    embeddings: bool
     total: int | None = None
     digest: str = ""
     left_out: int = 0
@@ -80,13 +86,17 @@ def run_model(model: Model) -> RunModel:
     """Return what a run needs of a model; WrongStateError where it is broken."""
     if model.error:
         raise WrongStateError(f"model {model.identity} cannot be used: {model.error}")
+    card = cast("dict[str, Any]", model.card)
     try:
-        temperature = cast("dict[str, Any]", model.card)["calibration"]["temperature"]
         return RunModel(
-            identity=model.identity, labels=model.labels, temperature=temperature, threshold=model.threshold
+            identity=model.identity,
+            labels=model.labels,
+            temperature=card["calibration"]["temperature"],
+            threshold=model.threshold,
+            width=card["channels"][-1],
         )
     except (LookupError, TypeError, ValidationError):
-        raise WrongStateError(f"the card of model {model.identity} has no calibration.temperature") from None
+        raise WrongStateError(f"the card of model {model.identity} lacks calibration.temperature or channels") from None
 
 
 def read_run(folder: Path) -> Run | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from limner.errors import LimnerError, wrong_input
-from limner.scoring.flow import Call, Flow
+from limner.scoring.embeddings import EMBEDDINGS, Embeddings
+from limner.scoring.flow import Answer, Call, Flow
 from limner.scoring.journal import Journal
 from limner.scoring.plan import begin, make_folder, resume
 from limner.scoring.readers import readers
@@ -42,7 +43,8 @@ def score(server: Server, source: "Source", out: Path, options: ScoreOptions, te
         run = _run(server, sources or (), out, options, journal, tell)
         census = Census()
         images = listed(out / ITEMS) if sources else _given(source, run, journal, census)
-        _score_rest(server, run, images, journal, options, tell)
+        with Embeddings(out / EMBEDDINGS, run.model.width) if run.embeddings else nullcontext() as embeddings:
+            _score_rest(server, run, images, journal, embeddings, options, tell)
         if not sources:
             run = run.model_copy(update={"total": census.total, "digest": census.digest})
         tell("writing tables", len(journal), len(journal))
@@ -91,8 +93,26 @@ def _check_unique(census: Census) -> None:
         raise wrong_input("id", f"images {twice[0]} and {twice[1]} have one id", "an id of its own for each image")
 
 
+def _keep(answers: list[Answer], run: Run, journal: Journal, embeddings: Embeddings | None) -> None:
+    """Keep answers, and now and then have them on the disk: embeddings first, since a line says that its is there."""
+    due = journal.flush_is_due
+    if embeddings is not None:
+        for item, result in answers:
+            embeddings[item.position // run.shards] = result.embedding
+        embeddings.flush(disk=due)
+    journal.append(to_row(item, result, run.model.identity) for item, result in answers)
+    if due:
+        journal.flush()
+
+
 def _score_rest(
-    server: Server, run: Run, images: Iterator[Item], journal: Journal, options: ScoreOptions, tell: Tell
+    server: Server,
+    run: Run,
+    images: Iterator[Item],
+    journal: Journal,
+    embeddings: Embeddings | None,
+    options: ScoreOptions,
+    tell: Tell,
 ) -> None:
     """Score the images of the shard that are not in the journal."""
     tell("scoring", len(journal), run.expected)
@@ -106,13 +126,14 @@ def _score_rest(
             pool,
             ahead=2 * max(1, processes) + 2,
             priority=options.priority,
+            embeddings=run.embeddings,
             in_flight=options.in_flight,
             patience_s=options.patience_s,
         )
         try:
             with closing(flow.answers(rest)) as answers:
                 for some in answers:
-                    journal.append(to_row(item, result, run.model.identity) for item, result in some)
+                    _keep(some, run, journal, embeddings)
                     tell("scoring", len(journal), run.expected)
         except BrokenExecutor as error:
             raise LimnerError("a process that reads images ended abruptly; resume with fewer readers") from error

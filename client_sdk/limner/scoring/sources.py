@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import has_magic, iglob
 from hashlib import blake2b, sha256
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -185,8 +186,7 @@ def fingerprint(sources: Sequence[str]) -> str:
     digest = sha256()
     for place in _places(sources):
         for path in _files(place):
-            size = path.stat().st_size if path.exists() else 0
-            digest.update(f"{path}\0{size}\n".encode(errors="surrogateescape"))
+            digest.update(f"{path}\0{_size(path)}\n".encode(errors="surrogateescape"))
         if place.suffix.lower() in SUFFIXES and place.is_file():
             digest.update(place.read_bytes())
     return digest.hexdigest()
@@ -196,9 +196,16 @@ def _files(place: Path) -> Iterator[Path]:
     if not place.is_dir():
         yield place
         return
-    for path in each_file(place, []):
-        if not of_a_run(path):
-            yield path
+    for folder, paths in groupby(each_file(place, []), key=lambda path: path.parent):
+        if not (folder / ROWS).exists():
+            yield from paths
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere
+        return 0
 
 
 def of_a_run(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from limner.errors import InternalError
 from limner.imaging.files import flush, replace_file
+from limner.scoring.embeddings import EMBEDDINGS, Embeddings
 from limner.scoring.journal import Journal
 from limner.scoring.rows import (
     FAILURE_COLUMNS,
@@ -43,6 +44,9 @@ def finish(folder: Path, run: Run, journal: Journal, kind: TableFormat) -> Score
     if len(journal) != run.expected:
         raise InternalError(f"{folder} has {len(journal)} rows; expected {run.expected}")
     journal.flush()
+    if run.embeddings:
+        with Embeddings(folder / EMBEDDINGS, run.model.width) as embeddings:
+            embeddings.finish(len(journal), model=run.model.identity.digest, source=run.digest)
     scores = _write_tables(folder, run, journal, kind)
     write_run(folder, run.model_copy(update={"finished": True}))
     return scores

@@ -36,6 +36,8 @@ class ScoreOptions(Result):
         YAML file of the series of a folder that are scored; default those that an import takes.
     every_slice
         Whether all slices of a folder are scored instead.
+    embeddings
+        Whether the pooled last layer of each image is kept too, in `embeddings.safetensors`.
     priority
         0, the lowest, to 10: what waits with a higher one is batched first.
     in_flight
@@ -44,7 +46,7 @@ class ScoreOptions(Result):
         Processes that read and decode files ahead of the sending; 0: a thread of this one, good for some 500 slices a
         second. A script that asks for processes needs the guard `if __name__ == "__main__"`.
     patience_s
-        Seconds without an answer after which a run stops; it can be resumed.
+        Seconds of failing calls and no answer after which a run stops; it can be resumed.
     """
 
     format: TableFormat = TableFormat.CSV
@@ -55,6 +57,7 @@ class ScoreOptions(Result):
     shards: Annotated[int, Field(ge=1)] = 1
     rules: Path | None = None
     every_slice: bool = False
+    embeddings: bool = False
     priority: Annotated[int, Field(ge=0, le=10)] = 0
     in_flight: Annotated[int, Field(ge=1)] = 256
     readers: Annotated[int, Field(ge=0)] = 0
@@ -67,7 +70,7 @@ class Scores(Result):
     Attributes
     ----------
     folder
-        Where the tables `images`, `subjects` and `failures` are.
+        Where the tables `images`, `subjects` and `failures` are, and `embeddings.safetensors` where asked for.
     model, labels
         The artifact that answered, and its labels in the order of probabilities.
     images, failed, far
