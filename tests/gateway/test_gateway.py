@@ -103,6 +103,7 @@ def test_a_series_comes_back_as_a_report_of_what_predict_says(
     (tmp_path / "report.dcm").write_bytes(pacs.file(str(kept["ID"])))
     assert_valid_dicom(tmp_path / "report.dcm")
     wait_for(lambda: gateway.counts() == ONE_DONE)
+    assert gateway.status()["studies"] == ONE_DONE
 
 
 def test_heat_maps_come_back_where_they_are_asked_for(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:

@@ -37,9 +37,6 @@ app = typer.Typer(
     help="Receive studies as a DICOM node, have them scored, and send reports back to the PACS.",
 )
 
-for command in (gateway_status.status, gateway_status.show, gateway_status.retry):
-    app.command()(command)
-
 
 @app.command()
 def run(
@@ -98,7 +95,9 @@ def run(
     folder: Folder = FOLDER,
     server: Server = SERVER,
 ) -> None:
-    """Run the node until SIGTERM or Ctrl-C; what is unfinished then goes on at the next start.
+    """Run the node until SIGTERM or Ctrl-C.
+
+    What is unfinished then goes on at the next start.
 
     \b
     Examples:
@@ -145,6 +144,10 @@ def run(
         )
     finally:
         journal.close()
+
+
+for command in (gateway_status.status, gateway_status.show, gateway_status.retry, gateway_status.dismiss):
+    app.command()(command)
 
 
 def _log_without_patients() -> None:
