@@ -13,6 +13,7 @@ from limner.cli import cohort, deidentify, features, gateway, models, phantom, p
 from limner.cli.common import FAILED, NOTICE, note
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
+from limner.imaging.quiet import hush_pydicom
 
 WRONG_INPUT = 2
 UNAVAILABLE = 3
@@ -66,6 +67,7 @@ def limner(
 
 def main() -> None:
     """Run the command and exit; an error ends in one line on standard error."""
+    hush_pydicom()
     try:
         app()
     except LimnerError as error:
