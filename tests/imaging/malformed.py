@@ -215,8 +215,25 @@ def _base(name: str) -> bytes:
 # How it is broken
 
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT")
-_VRS = (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
-_VRS = (*_VRS, b"ST", b"TM", b"UI", b"UL", b"US", b"XX", b"\0\0", b"\xff\xff", *_LONG)
+_SHORT = (
+    b"AE",
+    b"AS",
+    b"AT",
+    b"CS",
+    b"DA",
+    b"DS",
+    b"DT",
+    b"FL",
+    b"FD",
+    b"IS",
+    b"LO",
+    b"LT",
+    b"PN",
+    b"SH",
+    b"SL",
+    b"SS",
+)
+_VRS = (*_SHORT, b"ST", b"TM", b"UI", b"UL", b"US", b"XX", b"\0\0", b"\xff\xff", *_LONG)
 _LENGTHS = (0, 1, 3, 7, 0x7FFF, 0xFFFE, 0xFFFF, 0x80000000, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
 # An element of explicit VR, little endian, as it lies in a file: tag, VR, length.
 _ELEMENT = re.compile(rb"[\x00-\x60]\x00..(?:" + b"|".join(vr for vr in _VRS if vr.isalpha()) + rb")", re.DOTALL)
@@ -405,9 +422,9 @@ def _nested(chance: Chance, base: bytes) -> bytes:
         closed = (b"\xfe\xff\x0d\xe0\0\0\0\0" + _END_OF_SEQUENCE) * 10_000
         return _insert(base, opened + chance.choice((closed, b"")))
     # Every level is 20 bytes longer than the one in it.
-    tag = chance.choice((b"\x08\x00\x40\x11", b"\x00\x52\x30\x92"))
+    outer = chance.choice((b"\x08\x00\x40\x11", b"\x00\x52\x30\x92"))
     levels = (
-        tag + b"SQ\0\0" + struct.pack("<I", size + 8) + b"\xfe\xff\x00\xe0" + struct.pack("<I", size)
+        outer + b"SQ\0\0" + struct.pack("<I", size + 8) + b"\xfe\xff\x00\xe0" + struct.pack("<I", size)
         for size in range(20 * 9_999, -1, -20)
     )
     return _insert(base, b"".join(levels))
@@ -717,7 +734,7 @@ def _places(base: bytes) -> tuple[UID, tuple[tuple[int, BaseTag], ...]]:
     syntax = dataset.file_meta.TransferSyntaxUID
     places = []
     for element in dataset.elements():
-        value = element.value_tell if isinstance(element, RawDataElement) else element.file_tell
+        value = element.value_tell if isinstance(element, RawDataElement) else element.file_tell or 0
         long = not syntax.is_implicit_VR and str(element.VR).encode() in _LONG
         places.append((value - (12 if long else 8), element.tag))
     return syntax, (*places, (len(base), BaseTag(0xFFFFFFFF)))
