@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -38,6 +39,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from limner.imaging import ImageError, Slice, decode
 from tests.imaging.builders import TRANSVERSE, content, enhanced_mr, mr_instance
 
 ROOT = "1.2.826.0.1.3680043.10.1338"
@@ -89,6 +91,16 @@ def malformed(number: int) -> Case:
         INSTANCE[:-8] + str(10_000_000 + number),
         study_of(number),
     )
+
+
+def attempt(source: bytes | Path | Dataset, frame: int = 0) -> Slice | ImageError:
+    """Decode, and return the slice or the refusal, which says what was wrong; any other exception is raised."""
+    try:
+        return decode(source, frame)
+    except ImageError as error:
+        if not (error.field and error.value and error.expected and str(error).isprintable()):
+            raise AssertionError(f"a refusal without its cause: {error!r}") from error
+        return error
 
 
 def healthy(number: int, study: str) -> tuple[str, bytes]:
