@@ -90,12 +90,7 @@ def decode(source: bytes | Path | Dataset, frame: int = 0) -> Slice:
 
 def _read(source: bytes | Path) -> Dataset:
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    if size <= WHOLE_BYTES:
-        whole = read_header(source, pixels=True)
-        # Of a file that ends within its pixels, pydicom returns nothing at all.
-        if "PixelData" in whole:
-            return whole
-    return read_header(source)
+    return read_header(source, pixels=size <= WHOLE_BYTES)
 
 
 def can_decode(syntax: UID) -> bool:

@@ -6,7 +6,7 @@ parses, hundreds of bytes of a few; so what would make too many of them is refus
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from io import BytesIO
@@ -20,7 +20,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.sequence import Sequence
+from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
@@ -121,8 +121,15 @@ class _Watched:
 
 
 @as_image_errors
-def read_header(source: bytes | Path, pixels: bool = False) -> Dataset:
-    """Return the attributes of a DICOM file that come before its pixels; with `pixels`, those too.
+def read_header(source: bytes | Path, pixels: bool = False, only: Sequence[str] = ()) -> Dataset:
+    """Return the attributes of a DICOM file that come before its pixels.
+
+    Parameters
+    ----------
+    pixels
+        Return the pixels too, where the file has them whole.
+    only
+        Keywords of the attributes that are wanted; default all.
 
     Raises
     ------
@@ -133,13 +140,21 @@ def read_header(source: bytes | Path, pixels: bool = False) -> Dataset:
         When the file cannot be opened or read.
     """
     with open_source(source) as file:
-        header = dcmread(_Watched(file), stop_before_pixels=not pixels)
+        header = dcmread(_Watched(file), stop_before_pixels=not pixels, specific_tags=list(only) or None)
         size = file.seek(0, SEEK_END)
-    if not pixels and not header:  # pydicom drops all elements where one ends nowhere
+    if not header and pixels:  # pydicom drops all elements where one ends nowhere
+        return read_header(source, only=only)
+    if not header:
         raise ImageError("file", "cut short within its header", "a whole DICOM file")
     if value_of(header, "Rows") is not None:
         _check_room(header, size)
     return header
+
+
+def why_unreadable(path: Path, error: ImageError | OSError) -> str:
+    """Tell a file that never was DICOM (NBIA's metadata.csv and LICENSE, say) from a broken one."""
+    never = isinstance(error.__cause__, InvalidDicomError) and path.suffix.lower() not in DICOM_SUFFIXES
+    return NOT_DICOM if never else str(error)
 
 
 def value_of(dataset: Dataset, attribute: str | BaseTag) -> object:
@@ -171,18 +186,12 @@ def transfer_syntax(dataset: Dataset) -> UID | None:
     raise ImageError("TransferSyntaxUID", syntax, "one transfer syntax")
 
 
-def why_unreadable(path: Path, error: ImageError | OSError) -> str:
-    """Tell a file that never was DICOM (NBIA's metadata.csv and LICENSE, say) from a broken one."""
-    never = isinstance(error.__cause__, InvalidDicomError) and path.suffix.lower() not in DICOM_SUFFIXES
-    return NOT_DICOM if never else str(error)
-
-
 def frame_value(dataset: Dataset, keyword: str, frame: int = 0) -> object:
     """Return the value that an attribute has for one frame, None when it is missing or empty."""
     for groups in _functional_groups(dataset, frame):
         for element in groups.elements():
             macro = None if element.tag.is_private else value_of(groups, element.tag)
-            if isinstance(macro, Sequence) and keyword in macro[0]:
+            if isinstance(macro, Items) and keyword in macro[0]:
                 return value_of(macro[0], keyword)
     return value_of(dataset, keyword)
 
@@ -252,7 +261,7 @@ def _functional_groups(dataset: Dataset, frame: int) -> Iterator[Dataset]:
     """Yield the groups of a frame, then those of all frames."""
     for keyword, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = value_of(dataset, keyword)
-        if items is not None and not isinstance(items, Sequence):
+        if items is not None and not isinstance(items, Items):
             raise ImageError(keyword, type(items).__name__, "a sequence")
         if items and index < len(items):
             yield items[index]
