@@ -7,10 +7,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.malformed import decoding, serving
+from benchmarks.malformed import decoding, sending, serving
 from benchmarks.malformed.outcome import Outcome, Report, Verdict
 
-TARGETS = {"decode": decoding.drive, "predict": serving.drive_predict, "import": serving.drive_import}
+TARGETS = {
+    "decode": decoding.drive,
+    "predict": serving.drive_predict,
+    "import": serving.drive_import,
+    "gateway": sending.drive,
+}
 
 
 def main(

@@ -29,7 +29,7 @@ TOGETHER = 28
 def drive_predict(cases: range, quiet: bool) -> Report:
     """Have every case scored as whole DICOM, with healthy slices before, between and after."""
     good = [Image(healthy(number, study_of(0))[1], id=f"healthy {number}") for number in range(4)]
-    with _server() as server, Client(server.address, timeout=TOGETHER * LIMIT_S) as client:
+    with live_server() as server, Client(server.address, timeout=TOGETHER * LIMIT_S) as client:
         expected = client.predict(MODEL, good, send_dicom=True).results
 
         def call(numbers: range) -> list[Outcome]:
@@ -49,7 +49,7 @@ def drive_predict(cases: range, quiet: bool) -> Report:
 
 def drive_import(cases: range, quiet: bool) -> Report:
     """Import every case as a file, which the client decodes, and a malformed message of the same number."""
-    with _server() as server, Client(server.address) as client:
+    with live_server() as server, Client(server.address) as client:
 
         def call(numbers: range) -> list[Outcome]:
             started = time.perf_counter()
@@ -113,7 +113,8 @@ def _alike(result: ImageResult, expected: ImageResult) -> bool:
 
 
 @contextmanager
-def _server() -> Iterator[LiveServer]:
+def live_server() -> Iterator[LiveServer]:
+    """A server with a small untrained model."""
     with TemporaryDirectory() as folder:
         publish_untrained(Path(folder) / "model_repository", MODEL, size=32)
         with LiveServer(Path(folder)) as server:

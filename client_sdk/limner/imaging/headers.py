@@ -32,8 +32,8 @@ T = TypeVar("T")
 NOT_DICOM = "not DICOM"
 # Names that promise DICOM.
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-# Of a header; an empty item of 8 bytes becomes an object of 600.
-MAX_ELEMENTS = 500_000
+# Of a header: 4,000 frames of an Enhanced MR instance have as many. An empty item of 8 bytes takes 600 as an object.
+MAX_ELEMENTS = 250_000
 # Of a value that is parsed into many. Explicit VR leaves no room for more in any of these (PS3.5 7.1.2).
 MAX_VALUE_BYTES = 64 << 10
 MAX_SEQUENCE_BYTES = 8 << 20
@@ -68,6 +68,8 @@ def as_image_errors(function: Callable[P, T]) -> Callable[P, T]:
             raise ImageError("file", "not DICOM", "a DICOM file (PS3.10), with its preamble and 'DICM'") from error
         # Values are parsed when they are first asked for, so a corrupt byte may raise anything, anywhere.
         except Exception as error:
+            if isinstance(error.__context__, ImageError):  # of `_Watched`, which pydicom took for the end of the file
+                raise error.__context__ from None
             # pydicom's parser raises OSError too, without a number; the system's own have one.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -105,7 +107,7 @@ class _Watched:
         if size == 8:
             self._header = content
             self._left -= 1
-            if self._left == 0:
+            if self._left < 0:
                 raise ImageError("file", f"over {MAX_ELEMENTS:,} elements and items", "fewer")
         elif size > MAX_CHARACTER_SET_BYTES or self._header.startswith(_TRANSFER_SYNTAX):
             self._check(content)
