@@ -30,14 +30,14 @@ def drive_predict(cases: range, quiet: bool) -> Report:
     """Have every case scored as whole DICOM, with healthy slices before, between and after."""
     good = [Image(healthy(number, study_of(0))[1], id=f"healthy {number}") for number in range(4)]
     with live_server() as server, Client(server.address, timeout=TOGETHER * LIMIT_S) as client:
-        expected = client.predict(MODEL, good, send_dicom=True).results
+        expected = client.predict(MODEL, good, send_dicom="identified").results
 
         def call(numbers: range) -> list[Outcome]:
             some = {str(number): malformed(number) for number in numbers}
             images = [Image(case.content, id=number) for number, case in some.items()]
             images = [good[0], *images[: len(images) // 2], *good[1:3], *images[len(images) // 2 :], good[3]]
             started = time.perf_counter()
-            results = client.predict(MODEL, images, send_dicom=True).results
+            results = client.predict(MODEL, images, send_dicom="identified").results
             seconds = time.perf_counter() - started
             found = [_outcome(some[one.id], one.error, seconds) for one in results if one.id in some]
             served = [one for one in results if one.id not in some]
