@@ -1,6 +1,7 @@
 """The command: which cases, to which targets, and what became of them."""
 
 import json
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -9,9 +10,11 @@ from rich.table import Table
 
 from benchmarks.malformed import decoding, sending, serving
 from benchmarks.malformed.outcome import Outcome, Report, Verdict
+from benchmarks.malformed.serving import live_server
+from tests.live import LiveServer
 
-TARGETS = {
-    "decode": decoding.drive,
+TARGETS: dict[str, Callable[[range, bool, LiveServer], Report]] = {
+    "decode": lambda cases, quiet, _: decoding.drive(cases, quiet),
     "predict": serving.drive_predict,
     "import": serving.drive_import,
     "gateway": sending.drive,
@@ -34,7 +37,8 @@ def main(
     if unknown := set(target or ()) - set(TARGETS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; expected of {', '.join(TARGETS)}", param_hint="TARGET")
     cases = range(first, first + count)
-    reports = [drive(cases, as_json) for name, drive in TARGETS.items() if not target or name in target]
+    with live_server() as server:
+        reports = [drive(cases, as_json, server) for name, drive in TARGETS.items() if not target or name in target]
     if as_json:
         print(json.dumps([to_dict(report) for report in reports]))
     else:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,25 +27,29 @@ NAME = "select, de-identify, decode"
 _ADDRESS_SPACE = 8 << 30
 
 
-def drive(cases: range, quiet: bool) -> Report:
-    """Decode every case, and look for series in it."""
+# Prints a line for each case from the first argument to the second.
+PROGRAM = (sys.executable, "-m", "benchmarks.malformed.decoding")
+
+
+def drive(cases: range, quiet: bool, program: Sequence[str] = PROGRAM) -> Report:
+    """Select, de-identify and decode every case."""
     outcomes: list[Outcome] = []
     peaks = [0.0]
     answers: Iterator[tuple[Outcome, float]] = iter(())
     for number in track(cases, NAME, transient=True, disable=quiet):
         answer = next(answers, None)
         if answer is None:  # at first, and where a case has ended the child
-            answers = _child(range(number, cases.stop))
+            answers = _child(range(number, cases.stop), program)
             answer = next(answers)
         outcomes.append(answer[0])
         peaks.append(answer[1])
     return Report(NAME, tuple(outcomes), max(peaks))
 
 
-def _child(cases: range) -> Iterator[tuple[Outcome, float]]:
+def _child(cases: range, program: Sequence[str]) -> Iterator[tuple[Outcome, float]]:
     """Yield the outcome of each case, and the memory that it took, until one ends the child."""
-    program = [sys.executable, "-m", "benchmarks.malformed.decoding", str(cases.start), str(cases.stop)]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    command = [*program, str(cases.start), str(cases.stop)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         assert child.stdout is not None
         lines: Queue[str] = Queue()
         threading.Thread(target=_pass_on, args=(child.stdout, lines), daemon=True).start()

@@ -15,7 +15,6 @@ from pynetdicom.presentation import build_context
 from rich.progress import track
 
 from benchmarks.malformed.outcome import LIMIT_S, Memory, Outcome, Report, Verdict, refused
-from benchmarks.malformed.serving import live_server
 from limner.gateway.journal import Journal
 from limner.gateway.receiver import SUCCESS, transfer_syntaxes
 from limner.gateway.records import Instance, Study
@@ -23,6 +22,7 @@ from limner.imaging.headers import read_header
 from tests.gateway.processes import Gateway
 from tests.gateway.waiting import wait_for
 from tests.imaging.malformed import CASES_PER_STUDY, healthy, malformed, study_of
+from tests.live import LiveServer
 
 NEIGHBOURS = 6
 """Healthy slices of each study, enough of them to be selected."""
@@ -31,9 +31,9 @@ NEIGHBOURS = 6
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([0-9.]+)", re.DOTALL)
 
 
-def drive(cases: range, quiet: bool) -> Report:
+def drive(cases: range, quiet: bool, server: LiveServer) -> Report:
     """Send every case in a study with healthy slices: what is acknowledged has to be scored, or dead with a reason."""
-    with live_server() as server, _pacs() as port, TemporaryDirectory() as folder:
+    with _pacs() as port, TemporaryDirectory() as folder:
         flags = (f"--server={server.address}", f"--pacs=PACS@127.0.0.1:{port}")
         with Gateway(Path(folder) / "journal", *flags) as node:
             modality = _Modality(node.port, Path(folder) / "sent.dcm")

@@ -26,10 +26,10 @@ TOGETHER = 28
 """Cases in a call."""
 
 
-def drive_predict(cases: range, quiet: bool) -> Report:
+def drive_predict(cases: range, quiet: bool, server: LiveServer) -> Report:
     """Have every case scored as whole DICOM, with healthy slices before, between and after."""
     good = [Image(healthy(number, study_of(0))[1], id=f"healthy {number}") for number in range(4)]
-    with live_server() as server, Client(server.address, timeout=TOGETHER * LIMIT_S) as client:
+    with Client(server.address, timeout=TOGETHER * LIMIT_S) as client:
         expected = client.predict(MODEL, good, send_dicom="identified").results
 
         def call(numbers: range) -> list[Outcome]:
@@ -47,9 +47,9 @@ def drive_predict(cases: range, quiet: bool) -> Report:
         return _drive("Predict", server, cases, call, quiet)
 
 
-def drive_import(cases: range, quiet: bool) -> Report:
+def drive_import(cases: range, quiet: bool, server: LiveServer) -> Report:
     """Import every case as a file, which the client decodes, and a malformed message of the same number."""
-    with live_server() as server, Client(server.address) as client:
+    with Client(server.address) as client:
 
         def call(numbers: range) -> list[Outcome]:
             started = time.perf_counter()
@@ -86,6 +86,7 @@ def _drive(name: str, server: LiveServer, cases: range, call: Callable[[range], 
     outcomes: list[Outcome] = []
     wrong: list[str] = []
     memory = Memory(server.pid)
+    logged = len(server.log())
     for start in track(range(cases.start, cases.stop, TOGETHER), name, transient=True, disable=quiet):
         numbers = range(start, min(start + TOGETHER, cases.stop))
         try:
@@ -93,7 +94,7 @@ def _drive(name: str, server: LiveServer, cases: range, call: Callable[[range], 
         except (LimnerError, grpc.RpcError, AssertionError) as error:
             wrong.append(f"cases {numbers.start} to {numbers.stop - 1}: {type(error).__name__}: {error}")
         memory.look()
-    wrong += [line for line in server.log().splitlines() if '"level": "error"' in line]
+    wrong += [line for line in server.log()[logged:].splitlines() if '"level": "error"' in line]
     return Report(name, tuple(outcomes), memory.peak_mib, tuple(wrong))
 
 

@@ -17,7 +17,7 @@ from pydicom.uid import JPEGLSLossless
 
 from limner.imaging import ImageError, decode, read_header
 from tests.imaging.builders import TRANSVERSE, content, enhanced_mr, mr_instance
-from tests.imaging.malformed import attempt
+from tests.imaging.malformed import BASES, attempt
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -289,3 +289,31 @@ def test_nothing_that_identifies_the_patient_is_in_a_slice() -> None:
 def test_the_sdk_decodes_without_torch() -> None:
     script = "import sys, limner.imaging.dicom; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+ODD = """
+import logging, sys
+from pathlib import Path
+from limner.imaging import ImageError, decode, read_header
+from limner.imaging.quiet import hush_pydicom
+logging.basicConfig()
+HUSH
+print(read_header(Path(sys.argv[1])).PatientID)
+try:
+    decode(Path(sys.argv[1]))
+except ImageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("hushed", [False, True])
+def test_pydicom_s_own_remarks_can_be_kept_from_the_log(tmp_path: Path, hushed: bool) -> None:
+    # It quotes what it finds in headers, and logs the stack of each codec that fails.
+    source = BASES["RLE"]().replace(b"\x02\0\0\0\x40\0\0\0", b"\x02\0\0\0\xff\xff\xff\xff")  # first segment
+    path = tmp_path / "odd.dcm"
+    path.write_bytes(source.replace(b"\x10\x00\x20\x00LO", b"\x10\x00\x20\x00UI"))
+    script = ODD.replace("HUSH", "hush_pydicom()" if hushed else "pass")
+    ended = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert "PixelData is not decodable: pylibjpeg: Invalid segment offset" in ended.stdout
+    assert ("ProstateX-0000" in ended.stderr, "Traceback" in ended.stderr) == (not hushed, not hushed)
+    assert (ended.stderr == "") is hushed

@@ -48,7 +48,7 @@ MAX_PIXELS = 1 << 24
 
 # pydicom would try all that are installed, one after the other. pyjpegls is left out: it takes 10 s to refuse some
 # JPEG-LS frames of 64 x 64 pixels.
-_PLUGINS = ("pylibjpeg", "pillow", "gdcm", "pydicom")
+_PLUGINS = ("pylibjpeg", "pillow", "pydicom")
 
 __all__ = ["can_decode", "decode", "read_header"]
 
