@@ -9,15 +9,12 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from socket import SHUT_RD, socket
 from ssl import PROTOCOL_TLS_SERVER, SSLContext, SSLSocket, TLSVersion, VerifyMode, create_default_context
 from typing import Any, Protocol
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -49,6 +46,9 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
 from limner.gateway.peers import PDU_BYTES
+from limner.imaging.dicom import can_decode
+from limner.imaging.errors import ImageError
+from limner.imaging.headers import read_header, value_of
 
 # Its record of every message takes a third of the time, and names UIDs.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -58,6 +58,7 @@ _COMPRESSED = (
     *(JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless),
     *(JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K, RLELossless),
 )
+_LOOKED_AT = ("SOPInstanceUID", "StudyInstanceUID")
 STORED_CLASSES = (MRImageStorage, EnhancedMRImageStorage)
 
 SUCCESS = 0x0000
@@ -240,12 +241,10 @@ def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
     peer = sender.ae_title
     try:
         content = event.encoded_dataset()
-        header = dcmread(
-            BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID", "StudyInstanceUID"]
-        )
-        uid, study = str(header.get("SOPInstanceUID") or ""), str(header.get("StudyInstanceUID") or "")
-    except Exception as error:  # a corrupt byte may raise anything in the parser
-        return _refusal(NOT_UNDERSTOOD, peer, f"not readable: {type(error).__name__}")
+        header = read_header(content, only=_LOOKED_AT)
+        uid, study = (str(value_of(header, keyword) or "") for keyword in _LOOKED_AT)
+    except ImageError as error:
+        return _refusal(NOT_UNDERSTOOD, peer, str(error))
     request = event.request
     assert isinstance(request, C_STORE)  # noqa: S101 - what the handler is for
     if uid != request.AffectedSOPInstanceUID:
@@ -263,7 +262,7 @@ def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
 
 def transfer_syntaxes() -> list[UID]:
     """Return the transfer syntaxes that an installed decoder reads, the uncompressed ones first."""
-    return [*_PLAIN, *(syntax for syntax in _COMPRESSED if get_decoder(syntax).is_available)]
+    return [*_PLAIN, *(syntax for syntax in _COMPRESSED if can_decode(syntax))]
 
 
 def _refusal(status: int, peer: str, reason: str) -> Dataset:
