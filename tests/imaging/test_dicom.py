@@ -295,7 +295,7 @@ ODD = """
 import logging, sys
 from pathlib import Path
 from limner.imaging import ImageError, decode, read_header
-from limner.imaging.quiet import hush_pydicom
+from limner.imaging.quiet import hush_dicom
 logging.basicConfig()
 HUSH
 print(read_header(Path(sys.argv[1])).PatientID)
@@ -312,7 +312,7 @@ def test_pydicom_s_own_remarks_can_be_kept_from_the_log(tmp_path: Path, hushed: 
     source = BASES["RLE"]().replace(b"\x02\0\0\0\x40\0\0\0", b"\x02\0\0\0\xff\xff\xff\xff")  # first segment
     path = tmp_path / "odd.dcm"
     path.write_bytes(source.replace(b"\x10\x00\x20\x00LO", b"\x10\x00\x20\x00UI"))
-    script = ODD.replace("HUSH", "hush_pydicom()" if hushed else "pass")
+    script = ODD.replace("HUSH", "hush_dicom()" if hushed else "pass")
     ended = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
     assert "PixelData is not decodable: pylibjpeg: Invalid segment offset" in ended.stdout
     assert ("ProstateX-0000" in ended.stderr, "Traceback" in ended.stderr) == (not hushed, not hushed)

@@ -3,7 +3,6 @@
 import logging
 import signal
 import threading
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,7 +109,8 @@ def run(
     from limner.gateway.limits import Limits
     from limner.gateway.receiver import ListenSettings
 
-    _log_without_patients()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("limner").setLevel(logging.INFO)
     tls = node_tls(tls_certificate, tls_key, tls_ca)
     limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
@@ -148,15 +148,6 @@ def run(
 
 for command in (gateway_status.status, gateway_status.show, gateway_status.retry, gateway_status.dismiss):
     app.command()(command)
-
-
-def _log_without_patients() -> None:
-    """Log what the gateway says; pydicom's and pynetdicom's warnings quote names, dates and UIDs."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("limner").setLevel(logging.INFO)
-    for quoting in ("pydicom", "pynetdicom", "highdicom", "dicomweb_client"):
-        logging.getLogger(quoting).setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
 
 
 def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":

@@ -30,7 +30,7 @@ from limner.cli.common import FAILED, NOTICE, UNAVAILABLE, Connections, note
 from limner.endpoint import Tls
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
-from limner.imaging.quiet import hush_pydicom
+from limner.imaging.quiet import hush_dicom
 
 WRONG_INPUT = 2
 
@@ -101,7 +101,7 @@ def limner(
 def main() -> None:
     """Run the command and exit; an error ends in one line on standard error."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC tells of failed handshakes in its own words
-    hush_pydicom()
+    hush_dicom()
     try:
         app()
     except LimnerError as error:

@@ -3,8 +3,6 @@
 What is asked for, how it is fetched and kept is `limner.gateway.pull`'s; here are its options and what it says.
 """
 
-import logging
-import warnings
 from collections import Counter
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -102,7 +100,6 @@ def pull(
     from limner.gateway.peers import UnreachableError
     from limner.gateway.pull.puller import Puller, PullSettings
 
-    _keep_quiet()
     tls = (tls_certificate, tls_key, tls_ca)
     if bool(dicomweb) == bool(pacs):
         raise typer.BadParameter("give one of --dicomweb and --pacs", param_hint="--dicomweb")
@@ -153,13 +150,6 @@ class _Bars:
 
     def waits(self, pause_s: float, reason: str) -> None:
         note(f"asking again in {pause_s:g} s: {reason}")
-
-
-def _keep_quiet() -> None:
-    """Silence libraries that quote what a header holds or what was asked for: standard error may be a log."""
-    warnings.filterwarnings("ignore", module=r"(pydicom|dicomweb_client)\b")
-    for name in ("pydicom", "urllib3", "retrying", "dicomweb_client", "pynetdicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _queries(studies: list[str], terms: list[str], work_list: Path | None) -> "list[Query]":

@@ -5,7 +5,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from limner.imaging.quiet import hush_pydicom
+from limner.imaging.quiet import hush_dicom
 
 
 class _JsonFormatter(logging.Formatter):
@@ -26,4 +26,4 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    hush_pydicom()
+    hush_dicom()
