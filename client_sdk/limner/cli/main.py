@@ -91,7 +91,10 @@ def limner(
       limner simulate cervix demo --out simulated/
       limner report cervix demo --out report/ --images cohort/
 
-    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER). The options of TLS come before the command:
+    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
+
+    \b
+    The options of TLS come before the command:
       limner --tls-ca hospital.pem predict cervix study/ --server limner.example:443
     """  # noqa: D301  \b keeps the lines apart
     wanted = tls or tls_ca or tls_certificate or tls_key
