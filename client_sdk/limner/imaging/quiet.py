@@ -1,8 +1,8 @@
 """What pydicom and its codecs remark by themselves, kept off the terminal and out of the logs of our programs.
 
 pydicom warns of each oddity of a header with the value that it found, which may be a name, and logs what each codec
-raised with its stack. What matters of it is in the `ImageError`. The SDK as a library leaves that to its caller. A panic
-of the RLE decoder, which is Rust, prints three lines of its own all the same.
+raised with its stack. What matters of it is in the `ImageError`. The SDK as a library leaves that to its caller.
+The RLE decoder is Rust: what it prints when it panics is printed all the same.
 """
 
 import logging
