@@ -49,11 +49,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
 
-# Its record of every message takes a third of the time, and names UIDs.
+# It would write down every message, which names UIDs.
 _config.LOG_HANDLER_LEVEL = "none"
-
-PDU_BYTES = 131072
-"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (
@@ -177,7 +174,6 @@ class Receiver:
         node = AE(ae_title=settings.ae_title)
         node.require_called_aet = True
         node.maximum_associations = settings.limits.associations
-        node.maximum_pdu_size = PDU_BYTES
         node.network_timeout = node.acse_timeout = settings.idle_s
         node.add_supported_context(Verification)
         for storage_class in STORED_CLASSES:
