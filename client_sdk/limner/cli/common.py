@@ -1,4 +1,4 @@
-"""What all commands share: the options `--server` and `--json`, where output goes, progress bars.
+"""What all commands share: the server and how it is reached, `--json`, where output goes, progress bars.
 
 Results go to standard output, everything else to standard error, so that `--json` can be piped.
 """
@@ -12,16 +12,28 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from limner.channel import DEFAULT_ADDRESS
 from limner.client import Client
+from limner.endpoint import Tls
 from limner.types import Result
 
 NOTICE = "research use only, not for diagnostic use"
 
 FAILED = 1
+UNAVAILABLE = 3
 
 # Columns of a table in a file or a pipe: nothing is folded.
 WIDEST = 10_000
@@ -35,9 +47,15 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+class Connections:
+    """How this command reaches servers, set by the options of `limner` itself before any command runs."""
+
+    tls: Tls | None = None
+
+
 def connect(server: str) -> Client:
     """Return a client of a server."""
-    return Client(server)
+    return Client(server, tls=Connections.tls)
 
 
 def note(message: str) -> None:
@@ -66,10 +84,18 @@ def make_table(title: str, *columns: str) -> Table:
     return table
 
 
+class _Rate(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show progress on standard error, where that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def progress_bar(*, counts: bool = False) -> Iterator[Progress]:
+    """Show progress on standard error, where that is a terminal; with `counts`, how many are done and how fast."""
+    done = (MofNCompleteColumn(), _Rate()) if counts else (TaskProgressColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *done, TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield progress
 

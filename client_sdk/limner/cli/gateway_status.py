@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from limner.cli.common import FAILED, AsJson, make_table, note, print_json, print_table
+from limner.cli.nodes import open_journal
 
 if TYPE_CHECKING:
     from limner.gateway.journal import Journal
@@ -40,7 +41,7 @@ def status(
       limner gateway status
       limner gateway status --check --json      for a monitor: its exit status is 1 where something needs a person
     """  # noqa: D301  \b keeps the lines apart
-    found = _Situation.of(_open(folder), folder)
+    found = _Situation.of(open_journal(folder), folder)
     if as_json:
         print_json(found.fields())
     else:
@@ -119,7 +120,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one study: its state, its results, what was left out."""
-    journal = _open(folder)
+    journal = open_journal(folder)
     found = journal.study(study)
     if found is None:
         raise typer.BadParameter(f"no study {study!r} in {folder}", param_hint="STUDY")
@@ -167,7 +168,7 @@ def retry(
 
     Now: what was given up, what waits for its next try, and studies with dead instances. Nothing is sent twice.
     """
-    count = _open(folder).retry(study)
+    count = open_journal(folder).retry(study)
     if study and not count:
         raise typer.BadParameter(f"no study {study!r} in {folder} that is not well", param_hint="STUDY")
     _tell(count, "taken up again", as_json)
@@ -185,7 +186,7 @@ def dismiss(
     """
     if bool(study) == everything:
         raise typer.BadParameter("give a study, or --all", param_hint="STUDY")
-    count = _open(folder).dismiss(study)
+    count = open_journal(folder).dismiss(study)
     if study and not count:
         raise typer.BadParameter(f"no study {study!r} in {folder} that is dead or has what is", param_hint="STUDY")
     _tell(count, "dismissed", as_json)
@@ -196,16 +197,6 @@ def _tell(count: int, what: str, as_json: bool) -> None:
         print_json({"studies": count})
     else:
         note(f"{count} {'study is' if count == 1 else 'studies are'} {what}")
-
-
-def _open(folder: Path) -> "Journal":
-    from limner.gateway.journal import FILE, Journal
-
-    if not (folder / FILE).is_file():
-        raise typer.BadParameter(
-            f"{folder} holds no journal; expected the folder of `limner gateway run`", param_hint="--journal"
-        )
-    return Journal(folder)
 
 
 def _study_fields(study: "Study") -> dict[str, object]:

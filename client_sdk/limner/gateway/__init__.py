@@ -4,4 +4,6 @@ Needs the extra `limner[gateway]`, and no torch. The path of a study, in the ord
 `receiver` (C-STORE, within `limits`) → `journal` (kept and acknowledged; `commitment` says so on demand) → `scoring`
 (series, RPC) → `results` (DICOM objects) → `destinations` (C-STORE or STOW-RS). `node` brings them together;
 `limner.cli.gateway` is its command.
+
+`pull` asks a PACS for studies where none sends them. `peers` has what both need to reach other nodes.
 """

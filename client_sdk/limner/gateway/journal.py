@@ -152,6 +152,10 @@ class Journal:
         assert arrival.new is not None  # noqa: S101 - set by this thread or by another
         return arrival.new
 
+    def holds(self, uid: str) -> bool:
+        """Whether an instance was ever received, if only to be removed since."""
+        return bool(self._database.select("SELECT 1 FROM instances WHERE uid = ?", uid))
+
     def locate(self, uid: str) -> Path | None:
         """Return where an instance is kept; None where it was never received, or has been removed."""
         rows = self._database.select("SELECT study FROM instances WHERE uid = ? AND kept", uid)

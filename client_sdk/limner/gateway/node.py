@@ -17,9 +17,10 @@ from limner.client import Client
 from limner.errors import LimnerError, NotFoundError, UnavailableError
 from limner.gateway.commitment import CommitmentProvider
 from limner.gateway.database import JournalError
-from limner.gateway.destinations import Destination, DestinationError, UnreachableError
+from limner.gateway.destinations import Destination
 from limner.gateway.journal import Journal
 from limner.gateway.kinds import DEFAULT, Kind
+from limner.gateway.peers import PeerError, UnreachableError
 from limner.gateway.receiver import ListenSettings, Receiver
 from limner.gateway.records import State, Study
 from limner.gateway.results import series_results
@@ -125,7 +126,7 @@ class Worker:
                 pause_s = self._journal.postpone(study, str(error), failed=False)
                 _log.warning("study %d waits %.3g s: %s", study.number, pause_s, error)
                 return
-            case LimnerError() | DestinationError() | OSError():
+            case LimnerError() | PeerError() | OSError():
                 reason = str(error)
             case _:
                 reason = f"{type(error).__name__}: {error}"
@@ -180,7 +181,7 @@ class Sending:
         refused = self.destination.store(list(files.values())) if files else {}
         self.journal.mark_sent([uid for uid, file in files.items() if file not in refused])
         if refused:
-            raise DestinationError("; ".join(sorted(set(refused.values()))))
+            raise PeerError("; ".join(sorted(set(refused.values()))))
         self.journal.finish(study)
         _log.info("study %d is done: %d results sent", study.number, len(files))
 

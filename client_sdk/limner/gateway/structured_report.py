@@ -216,4 +216,8 @@ def _parameters(score: SeriesScore, card: Mapping[str, object]) -> list[str]:
         found += [(name, calibration.get(name)) for name in ("temperature", "ece_before", "ece_after")]
     if isinstance(threshold, Mapping):
         found.append(("threshold", threshold.get("value")))
-    return [f"{name}={value}" for name, value in found if value is not None]
+    return [
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in found
+        if value is not None
+    ]

@@ -67,9 +67,9 @@ class MappedSlice:
 def parametric_maps(slices: Sequence[MappedSlice], importance: Importance) -> tuple[Dataset, ...]:
     """Return the heat maps of a series as Parametric Map: one object, or one for each raster that the series has.
 
-    Slices share an object when they have the same size, spacing, orientation and frame of reference, lie at different
-    positions, and, of multi-frame sources, are of the same instance. The same question has the same SOPInstanceUID: it
-    follows from the sources and the importance.
+    Slices share an object when they have the same size, spacing, orientation, frame of reference and SeriesInstanceUID,
+    lie at different positions, and, of multi-frame sources, are of the same instance. The same question has the same
+    SOPInstanceUID: it follows from the sources and the importance.
 
     Parameters
     ----------
@@ -210,9 +210,10 @@ def _raster(one: MappedSlice) -> tuple[object, ...]:
     reference = source.get("FrameOfReferenceUID")
     if not reference:
         raise ImageError("FrameOfReferenceUID", "missing", "the frame of reference that positions are in")
-    instance = str(source.SOPInstanceUID) if several else ""
+    # What shares an object has to share these too; a series may have been split over several.
+    whole = str(source.SOPInstanceUID if several else source.SeriesInstanceUID)
     cosines = tuple(round(cosine, 4) for cosine in _orientation(one))
-    return instance, str(reference), source.Rows, source.Columns, pixel_spacing(source, one.frame), cosines
+    return whole, str(reference), source.Rows, source.Columns, pixel_spacing(source, one.frame), cosines
 
 
 def _is_multi_frame(source: Dataset) -> bool:
