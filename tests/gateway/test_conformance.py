@@ -68,6 +68,6 @@ def test_the_limits_are_the_defaults() -> None:
     assert values["`--associations`"] == str(defaults["associations"])
     assert values["`--peer-associations`"] == str(defaults["peer_associations"])
     assert values["`--max-instance-mib`"] == f"{defaults['max_instance_mib']} MiB"
-    assert values["longest PDU received"] == f"{receiver.PDU_BYTES} bytes"
+    assert values["longest PDU received"] == f"{pynetdicom.AE().maximum_pdu_size} bytes"
     assert values["silence that ends an association"] == f"{receiver.ListenSettings().idle_s:g} s"
     assert f"{pynetdicom.PYNETDICOM_IMPLEMENTATION_UID}, `{pynetdicom.PYNETDICOM_IMPLEMENTATION_VERSION}`" in PAGE

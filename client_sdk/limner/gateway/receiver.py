@@ -50,7 +50,7 @@ from limner.imaging.dicom import can_decode
 from limner.imaging.errors import ImageError
 from limner.imaging.headers import read_header, value_of
 
-# Its record of every message takes a third of the time, and names UIDs.
+# It would write down every message, which names UIDs.
 _config.LOG_HANDLER_LEVEL = "none"
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -179,7 +179,6 @@ class Receiver:
         node = AE(ae_title=settings.ae_title)
         node.require_called_aet = True
         node.maximum_associations = settings.limits.associations
-        node.maximum_pdu_size = PDU_BYTES
         node.network_timeout = node.acse_timeout = settings.idle_s
         node.add_supported_context(Verification)
         for storage_class in storage_classes:
