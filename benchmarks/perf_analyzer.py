@@ -1,4 +1,4 @@
-"""The real perf_analyzer on a server that speaks Open Inference: unary requests of one image, 32 at a time.
+"""The real perf_analyzer on a server that speaks Open Inference: requests of one image, 32 at a time.
 
 Its windows are of a fixed length and their spread decides nothing: how often to measure is the harness's business.
 What it found is read from its CSV, never from what it prints.
@@ -41,7 +41,7 @@ class Load:
     cpu_s: float
 
 
-def measure(url: str, model: str, data: Path, window_s: float) -> Load:
+def measure(url: str, model: str, data: Path, window_s: float, *, streaming: bool = False) -> Load:
     """Put load on a server for three windows.
 
     Parameters
@@ -54,6 +54,8 @@ def measure(url: str, model: str, data: Path, window_s: float) -> Load:
         Folder with one file, named as the input: one image, raw.
     window_s
         Length of a window, in seconds.
+    streaming
+        True for requests on streams (`--streaming --async`), False for unary ones.
 
     Raises
     ------
@@ -65,6 +67,7 @@ def measure(url: str, model: str, data: Path, window_s: float) -> Load:
         cpu_s = _children_cpu_s()
         ended = _run(
             *("-m", model, "-i", "grpc", "-u", url, "--input-data", str(data)),
+            *(("--streaming", "--async") if streaming else ()),
             *("--concurrency-range", str(CONCURRENCY), "--measurement-mode", "time_windows"),
             *("--measurement-interval", f"{1e3 * window_s:.0f}"),
             *("--stability-percentage", "100000", "--max-trials", str(_WINDOWS), "-f", str(report)),

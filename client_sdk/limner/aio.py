@@ -172,11 +172,18 @@ class AsyncClient:
     # Inference
 
     async def predict(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+        self,
+        model: str,
+        images: "Images",
+        *,
+        priority: int = 0,
+        send_dicom: SendDicom = False,
+        embedding: bool = False,
     ) -> PredictResult:
         """As `Client.predict`."""
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
-        request = requests.predict(model, await asyncio.to_thread(ledger.all_messages, images), priority)
+        messages = await asyncio.to_thread(ledger.all_messages, images)
+        request = requests.predict(model, messages, priority, embedding)
         if ledger.nothing_to_send:
             return wire.predict_result(wire.no_predictions(await self._get_model(model)), ledger)
         return wire.predict_result(await self._call(self._inference.Predict, request), ledger)
@@ -188,12 +195,13 @@ class AsyncClient:
         *,
         priority: int = 0,
         send_dicom: SendDicom = False,
+        embedding: bool = False,
     ) -> AsyncResultStream[ImageResult]:
         """As `Client.predict_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
 
         async def messages() -> AsyncIterator[inference_pb2.PredictStreamRequest]:
-            yield requests.predict_header(model, priority)
+            yield requests.predict_header(model, priority, embedding)
             async for parcel in ledger.parcels_async(images):
                 yield requests.predict_images(parcel)
 

@@ -10,6 +10,8 @@ DEFAULT_TIMEOUT_S = 60.0
 # Between two looks at a server that is not there yet, or not there any more.
 POLL_S = 0.25
 
+PREDICT = "/limner.v1.InferenceService/Predict"
+PREDICT = "/limner.v1.InferenceService/Predict"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # grpc.health.v1.HealthCheckResponse {status: SERVING}, on the wire; spares a dependency for two bytes.
 SERVING = b"\x08\x01"
@@ -31,16 +33,17 @@ _IDEMPOTENT = (
 
 
 class Patience:
-    """How long to ask again for a stream whose server was lost: a minute from its last message."""
+    """How long to ask again for what a lost server owes: so many seconds from its last message."""
 
     LIMIT_S = 60.0
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self._limit_s = limit_s
         self._until = 0.0
 
     def renew(self) -> None:
         """Note that a message came."""
-        self._until = time.monotonic() + self.LIMIT_S
+        self._until = time.monotonic() + self._limit_s
 
     def exhausted(self) -> bool:
         """Return whether it is time to give up."""

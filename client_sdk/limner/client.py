@@ -7,7 +7,9 @@ says what went wrong; `limner.aio` shares all three.
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import grpc
@@ -28,6 +30,8 @@ from limner.types import (
     Model,
     PredictResult,
     Progress,
+    ScoreOptions,
+    Scores,
     SimulationMethod,
     SimulationResult,
     Training,
@@ -36,6 +40,7 @@ from limner.types import (
 from limner.v1 import cohort_pb2, model_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import CohortServiceStub
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
+from limner.v1.inference_pb2 import PredictResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
@@ -43,6 +48,7 @@ from limner.v1.training_pb2_grpc import TrainingServiceStub
 
 if TYPE_CHECKING:
     from limner.images import Images
+    from limner.scoring.sources import Source
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
@@ -204,7 +210,13 @@ class Client:
     # Inference
 
     def predict(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+        self,
+        model: str,
+        images: "Images",
+        *,
+        priority: int = 0,
+        send_dicom: SendDicom = False,
+        embedding: bool = False,
     ) -> PredictResult:
         """Score up to 1,024 images at once; for more, `predict_stream`.
 
@@ -220,15 +232,23 @@ class Client:
         send_dicom
             True to send whole DICOM files, de-identified (`limner.imaging.profile`); "identified" to send them as they
             are.
+        embedding
+            True to have the pooled last layer of each image returned too.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
-        request = requests.predict(model, ledger.all_messages(images), priority)
+        request = requests.predict(model, ledger.all_messages(images), priority, embedding)
         if ledger.nothing_to_send:
             return wire.predict_result(wire.no_predictions(self._get_model(model)), ledger)
         return wire.predict_result(self._call(self._inference.Predict, request), ledger)
 
     def predict_stream(
-        self, model: str, images: "Images", *, priority: int = 0, send_dicom: SendDicom = False
+        self,
+        model: str,
+        images: "Images",
+        *,
+        priority: int = 0,
+        send_dicom: SendDicom = False,
+        embedding: bool = False,
     ) -> ResultStream[ImageResult]:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
@@ -237,9 +257,49 @@ class Client:
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
         messages = chain(
-            [requests.predict_header(model, priority)], map(requests.predict_images, ledger.parcels(images))
+            [requests.predict_header(model, priority, embedding)], map(requests.predict_images, ledger.parcels(images))
         )
         return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
+
+    def score(
+        self,
+        model: str,
+        source: "Source",
+        out: str | Path,
+        options: ScoreOptions | None = None,
+        *,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> Scores:
+        """Score any number of images into tables in a folder, through restarts of the server and of this program.
+
+        Results are kept as they come; a run that was stopped in whatever way goes on with `resume`. docs/score.md
+        describes the folder.
+
+        Parameters
+        ----------
+        source
+            Path of a folder, a file of DICOM or NIfTI, a manifest or a pattern, or a list of these; or the images
+            themselves, given as in `predict`.
+        out
+            The folder, new or empty, or that of the run to resume.
+        progress
+            Called with what is done now, how much of it is done, and of how much, None where that is not known.
+
+        Raises
+        ------
+        LimnerError
+            Of a whole run only; an image that cannot be read or scored has its reason in the table of failures.
+        """
+        # Imported here: it brings pydicom, which takes a third of a second.
+        from limner.scoring.score import Server, score
+
+        call: grpc.UnaryUnaryMultiCallable[bytes, PredictResponse] = self._channel.unary_unary(
+            channel.PREDICT, response_deserializer=PredictResponse.FromString
+        )
+        server = Server(self._endpoint.address, self.model(model), partial(call.future, timeout=self._timeout))
+        return score(
+            server, source, Path(out), options or ScoreOptions(), progress or (lambda _what, _done, _all: None)
+        )
 
     def extract_features(
         self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False

@@ -118,7 +118,7 @@ def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             status = rpc_status.from_call(error)  # type: ignore[arg-type]
-            field, expected = _violation(status) if status else ("", "")
+            field, _, expected = _violation(status) if status else ("", "", "")
             return InvalidInputError(details, field=field, expected=expected, request_id=request_id)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.INTERNAL if not request_id:
             # A proxy that loses its server in the middle of a stream says INTERNAL; a server that says it gives an id.
@@ -133,6 +133,11 @@ def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
             return _FAMILY.get(code, LimnerError)(details or str(code), request_id=request_id)
 
 
+def wrong_input(field: str, found: str, expected: str) -> InvalidInputError:
+    """Return the error that says what was found and what would have been accepted."""
+    return InvalidInputError(f"{found}; expected {expected}", field=field, expected=expected)
+
+
 def invalid_input(error: ImageError) -> InvalidInputError:
     """Translate an error of `limner.imaging` about a single argument."""
     return InvalidInputError(str(error), field=error.field, expected=error.expected)
@@ -142,23 +147,29 @@ def failure(status: status_pb2.Status) -> Failure | None:
     """Translate the status of one image, slice or file; None where it is OK."""
     if status.code == code_pb2.OK:
         return None
-    field, expected = _violation(status)
-    return Failure(code=code_pb2.Code.Name(status.code), message=status.message, field=field, expected=expected)
+    field, value, expected = _violation(status)
+    code = code_pb2.Code.Name(status.code)
+    return Failure(code=code, message=status.message, field=field, value=value, expected=expected)
 
 
 def local_failure(error: ImageError | InvalidInputError | OSError) -> Failure:
     """Translate why an image never left this machine."""
+    code = code_pb2.Code.Name(code_pb2.INVALID_ARGUMENT)
     if isinstance(error, OSError):
-        return Failure(code="INVALID_ARGUMENT", message=str(error), field="content", expected="a file that can be read")
-    return Failure(code="INVALID_ARGUMENT", message=str(error), field=error.field, expected=error.expected)
+        expected = "a file that can be read"
+        value = str(error.filename or "")
+        return Failure(code=code, message=str(error), field="content", value=value, expected=expected)
+    value = error.value if isinstance(error, ImageError) else ""
+    return Failure(code=code, message=str(error), field=error.field, value=value, expected=error.expected)
 
 
-def _violation(status: status_pb2.Status) -> tuple[str, str]:
-    """Return field and expectation of the first `google.rpc.BadRequest` violation, or two empty strings."""
+def _violation(status: status_pb2.Status) -> tuple[str, str, str]:
+    """Return field, value and expectation of the first `google.rpc.BadRequest` violation, or empty strings."""
     for violation in _violations(status):
         # The server's sentence is "is VALUE; expected EXPECTED".
-        return violation.field, violation.description.rpartition("; expected ")[2]
-    return "", ""
+        found, _, expected = violation.description.rpartition("; expected ")
+        return violation.field, found.removeprefix("is "), expected
+    return "", "", ""
 
 
 def _violations(status: status_pb2.Status) -> Iterable[error_details_pb2.BadRequest.FieldViolation]:

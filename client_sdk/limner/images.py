@@ -9,7 +9,6 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from limner.errors import InternalError, InvalidInputError, local_failure
 from limner.imaging.errors import ImageError
+from limner.imaging.nifti import decode_nifti, is_nifti
 from limner.imaging.slices import Slice
 from limner.requests import grid_array, pixels
 from limner.types import Failure, ItemResult, SubjectResult
@@ -48,13 +48,14 @@ class Image:
     Attributes
     ----------
     content
-        A DICOM file as path, bytes or pydicom `Dataset`; a `Slice`; or values `(size, size)` on the model's grid.
+        A DICOM file as path, bytes or pydicom `Dataset`; the path of a NIfTI volume; a `Slice`; or values
+        `(size, size)` on the model's grid.
     id
         Your name for it, returned with its result. Default: the path, or the position in the call.
     subject
         Your name for the subject. Images that share one are rolled up. Default: no roll-up.
     frame
-        Frame of a multi-frame DICOM file, from 0.
+        Frame of a multi-frame DICOM file or slice of a volume, from 0. Default: the only one.
     center
         Row and column, in pixels of the image, where the grid is centred. Default: the middle. Not with grid values.
     """
@@ -62,7 +63,7 @@ class Image:
     content: "Content"
     id: str = ""
     subject: str = ""
-    frame: int = 0
+    frame: int | None = None
     center: tuple[float, float] | None = None
 
 
@@ -84,8 +85,8 @@ async def _each_image_async(images: "AsyncImages") -> AsyncIterator[Image]:
             yield image
 
 
-def load(content: Any, frame: int = 0) -> Slice | NDArray[np.generic]:
-    """Decode DICOM; slices and grid values are returned as they are.
+def load(content: Any, frame: int | None = None) -> Slice | NDArray[np.generic]:
+    """Decode DICOM and NIfTI; slices and grid values are returned as they are.
 
     Raises
     ------
@@ -94,6 +95,8 @@ def load(content: Any, frame: int = 0) -> Slice | NDArray[np.generic]:
     """
     if isinstance(content, Slice | np.ndarray):
         return content
+    if isinstance(content, str | Path) and is_nifti(content):
+        return decode_nifti(Path(content), frame)
     # Imported here: pydicom takes a third of a second, and who sends arrays never needs it.
     from limner.imaging.dicom import decode
 
@@ -112,22 +115,29 @@ def _is_dataset(content: object) -> bool:
 def _dicom_bytes(content: Any) -> bytes | None:
     """Return the whole DICOM file, or None where the content is not DICOM."""
     if isinstance(content, str | Path):
-        return Path(content).read_bytes()
+        return None if is_nifti(content) else Path(content).read_bytes()
     if isinstance(content, bytes):
         return content
     if _is_dataset(content):
-        buffer = BytesIO()
-        content.save_as(buffer, enforce_file_format=True)
-        return buffer.getvalue()
+        from limner.imaging.profile import encoded
+
+        return encoded(content)
     return None
 
 
-def _fill(message: common_pb2.Image, image: Image, send_dicom: SendDicom) -> None:
+def fill_message(message: common_pb2.Image, image: Image, *, send_dicom: SendDicom = False) -> None:
+    """Put an image into its message.
+
+    Raises
+    ------
+    ImageError, InvalidInputError, OSError
+        Where there is no usable image.
+    """
     if image.center is not None:
         message.center.row, message.center.column = image.center
     if send_dicom and (dicom := _dicom_bytes(image.content)) is not None:
         message.dicom = dicom if send_dicom == "identified" else _deidentified(dicom)
-        message.frame = image.frame
+        message.frame = image.frame or 0
         return
     loaded = load(image.content, image.frame)
     if isinstance(loaded, Slice):
@@ -255,7 +265,7 @@ class Ledger(Generic[_R]):
         message = common_pb2.Image(id=position, subject=self._wire_subject(image.subject))
         failure = None
         try:
-            _fill(message, image, self._send_dicom)
+            fill_message(message, image, send_dicom=self._send_dicom)
         except (ImageError, InvalidInputError, OSError) as error:
             failure = local_failure(error)
             self._failures[image.subject] += 1

@@ -131,14 +131,18 @@ def start_training(cohort: str, model: str, config: types.TrainingConfig) -> tra
     )
 
 
-def predict(model: str, images: Sequence[common_pb2.Image], priority: int) -> inference_pb2.PredictRequest:
+def predict(
+    model: str, images: Sequence[common_pb2.Image], priority: int, embedding: bool
+) -> inference_pb2.PredictRequest:
     """Translate a prediction."""
-    return inference_pb2.PredictRequest(model=model_spec(model), images=images, priority=priority)
+    return inference_pb2.PredictRequest(
+        model=model_spec(model), images=images, priority=priority, include_embedding=embedding
+    )
 
 
-def predict_header(model: str, priority: int) -> inference_pb2.PredictStreamRequest:
+def predict_header(model: str, priority: int, embedding: bool) -> inference_pb2.PredictStreamRequest:
     """Translate the first message of a stream of predictions."""
-    header = inference_pb2.PredictStreamHeader(model=model_spec(model), priority=priority)
+    header = inference_pb2.PredictStreamHeader(model=model_spec(model), priority=priority, include_embedding=embedding)
     return inference_pb2.PredictStreamRequest(header=header)
 
 

@@ -192,6 +192,7 @@ def image_result(result: inference_pb2.ImageResult) -> types.ImageResult:
         error=failure(result.status),
         prediction=_prediction(result.prediction) if result.HasField("prediction") else None,
         timing=_timing(result.timing) if result.HasField("timing") else None,
+        embedding=_floats(result.embedding, (-1,)) if result.embedding else None,
     )
 
 

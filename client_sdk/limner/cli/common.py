@@ -12,8 +12,18 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from limner.channel import DEFAULT_ADDRESS
 from limner.client import Client
@@ -23,6 +33,7 @@ from limner.types import Result
 NOTICE = "research use only, not for diagnostic use"
 
 FAILED = 1
+UNAVAILABLE = 3
 
 # Columns of a table in a file or a pipe: nothing is folded.
 WIDEST = 10_000
@@ -73,10 +84,18 @@ def make_table(title: str, *columns: str) -> Table:
     return table
 
 
+class _Rate(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show progress on standard error, where that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def progress_bar(*, counts: bool = False) -> Iterator[Progress]:
+    """Show progress on standard error, where that is a terminal; with `counts`, how many are done and how fast."""
+    done = (MofNCompleteColumn(), _Rate()) if counts else (TaskProgressColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *done, TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield progress
 

@@ -26,6 +26,7 @@ from limner.cli.rules import Rules, find_images
 from limner.images import Image, load
 from limner.imaging import Importance, ModelReference, Slice, heat_map_dicom
 from limner.imaging.files import file_name, replace_file
+from limner.imaging.nifti import is_nifti
 from limner.imaging.pictures import grey, overlay
 from limner.types import FeatureOptions, ImageFeatures, ImportanceMethod, ModelIdentity
 
@@ -64,6 +65,8 @@ def features(
     sources = find_images(paths, rules)
     sources.report()
     images = {image.id or str(image.content): image for image in sources.images}
+    if dicom and any(is_nifti(str(image.content)) for image in images.values()):
+        raise typer.BadParameter("not with NIfTI, which is of no DICOM study", param_hint="--dicom")
     options = FeatureOptions(
         layers=tuple(layer or ("layer4",)), method=method, target=target, top_k=top_k, heat_maps=folder is not None
     )
@@ -119,4 +122,4 @@ def _write_dicom(
         if layer.source_heat_map is not None:
             importance = Importance(reference, result.target, layer.layer, method, len(layer.top))
             file = path.with_name(f"{path.name}-{layer.layer}.dcm")
-            heat_map_dicom(file, source, layer.source_heat_map, importance, image.frame)
+            heat_map_dicom(file, source, layer.source_heat_map, importance, image.frame or 0)

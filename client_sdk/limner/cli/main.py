@@ -11,14 +11,28 @@ from typing import Annotated
 
 import typer
 
-from limner.cli import cohort, deidentify, features, gateway, models, phantom, predict, report, select, simulate, train
-from limner.cli.common import FAILED, NOTICE, Connections, note
+from limner.cli import (
+    cohort,
+    deidentify,
+    features,
+    gateway,
+    models,
+    phantom,
+    predict,
+    pull,
+    report,
+    score,
+    select,
+    simulate,
+    train,
+)
+from limner.cli.common import FAILED, NOTICE, UNAVAILABLE, Connections, note
 from limner.endpoint import Tls
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
+from limner.imaging.quiet import hush_dicom
 
 WRONG_INPUT = 2
-UNAVAILABLE = 3
 
 app = typer.Typer(
     name="limner",
@@ -33,11 +47,14 @@ app.command("deidentify")(deidentify.deidentify)
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(train.app, name="train")
 app.command("predict")(predict.predict)
+app.command("score")(score.score)
+app.command("merge")(score.merge)
 app.command("features")(features.features)
 app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(gateway.app, name="gateway")
+app.command("pull")(pull.pull)
 
 
 def _version(wanted: bool) -> None:
@@ -74,7 +91,10 @@ def limner(
       limner simulate cervix demo --out simulated/
       limner report cervix demo --out report/ --images cohort/
 
-    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER). The options of TLS come before the command:
+    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
+
+    \b
+    The options of TLS come before the command:
       limner --tls-ca hospital.pem predict cervix study/ --server limner.example:443
     """  # noqa: D301  \b keeps the lines apart
     wanted = tls or tls_ca or tls_certificate or tls_key
@@ -84,6 +104,7 @@ def limner(
 def main() -> None:
     """Run the command and exit; an error ends in one line on standard error."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC tells of failed handshakes in its own words
+    hush_dicom()
     try:
         app()
     except LimnerError as error:

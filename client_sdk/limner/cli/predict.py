@@ -1,4 +1,4 @@
-"""`limner predict`: score DICOM with a model."""
+"""`limner predict`: score slices with a model."""
 
 import csv
 import sys
@@ -27,7 +27,7 @@ from limner.cli.rules import Rules, find_images
 from limner.streams import ResultStream
 from limner.types import ImageResult, ItemResult, Prediction
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files of DICOM or NIfTI, or folders of them.")]
 SendDicom = Annotated[bool, typer.Option("--send-dicom", help="Send whole files, de-identified, to be decoded there.")]
 
 

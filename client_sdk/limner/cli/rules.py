@@ -1,7 +1,6 @@
 """What the option `--rules` does: the series of a folder, chosen by a file of rules, as a survey or as images."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -11,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from limner.cli.common import note, progress_bar
-from limner.cli.sources import each_frame, find_files
 from limner.cohort_import import FolderSurvey, survey_folder
+from limner.image_files import chosen_frames, each_frame, find_files
 from limner.images import Image
 from limner.imaging.headers import NOT_DICOM
 from limner.imaging.rules import SelectionRules
@@ -106,13 +105,9 @@ def find_images(paths: list[Path], rules: Path | None) -> Sources:
 
 def _chosen(survey: FolderSurvey, left_out: list[tuple[str, str]]) -> Iterator[Image]:
     left_out += [(str(path), reason) for path, reason in survey.unreadable]
-    frames = Counter(one.path for decision in survey.decisions for one in decision.series.slices)
     for decision in survey.decisions:
         series = decision.series
         if not decision.accepted:
             name = f"series {series.description!r} of {series.patient_id} ({series.plane}, {len(series.slices)} slices)"
             left_out.append((name, "; ".join(decision.reasons)))
-            continue
-        for one in series.slices:
-            name = f"{one.path}#{one.frame}" if frames[one.path] > 1 else str(one.path)
-            yield Image(one.path, id=name, subject=series.patient_id, frame=one.frame)
+    yield from chosen_frames(survey)

@@ -12,6 +12,15 @@ MAX_EDGE = 8192
 DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "float32"))
 
 
+def checked_frame(frame: int | None, frames: int) -> int:
+    """Return which of so many frames is meant, None standing for the only one, or raise `ImageError`."""
+    if frame is None and frames == 1:
+        return 0
+    if frame is None or not 0 <= frame < frames:
+        raise ImageError("frame", "missing" if frame is None else frame, f"0 to {frames - 1}, as there are {frames}")
+    return frame
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """One 2-D slice of MRI.

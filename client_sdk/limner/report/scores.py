@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from limner.decision import decide
 from limner.report.card import Card, SubjectPrediction, read_card
 from limner.types import Model
 
@@ -48,16 +49,14 @@ def subject_scores(model: Model, card: Card | None = None) -> tuple[SubjectScore
 
 
 def _score(prediction: SubjectPrediction, temperature: float, model: Model) -> SubjectScore:
-    scaled = np.asarray(prediction.logits) / temperature
-    exponentials = np.exp(scaled - scaled.max())
-    probabilities = exponentials / exponentials.sum()
-    chosen = int(probabilities[1] >= model.threshold) if len(model.labels) == 2 else int(probabilities.argmax())
+    logits = np.asarray(prediction.logits)
+    decided = decide(logits, model.labels, temperature=temperature, threshold=model.threshold)
     return SubjectScore(
         subject=prediction.subject,
         label=prediction.label,
         fold=prediction.fold,
-        probability=float(probabilities[-1]),
-        predicted=prediction.chosen or model.labels[chosen],
+        probability=decided.probabilities[-1],
+        predicted=prediction.chosen or decided.label,
     )
 
 

@@ -28,6 +28,7 @@ from limner.types.features import (
 )
 from limner.types.models import Model, ModelState
 from limner.types.prediction import ImageResult, ItemResult, PredictResult
+from limner.types.scoring import ScoreOptions, Scores, TableFormat
 from limner.types.simulation import (
     Check,
     FaithfulnessCurve,
@@ -70,11 +71,14 @@ __all__ = [
     "Progress",
     "Rejection",
     "Result",
+    "ScoreOptions",
+    "Scores",
     "SimulatedImage",
     "SimulationMethod",
     "SimulationResult",
     "SubjectLineage",
     "SubjectResult",
+    "TableFormat",
     "Timing",
     "Training",
     "TrainingConfig",

@@ -45,13 +45,14 @@ class Failure(Result):
         Name of the gRPC status, "INVALID_ARGUMENT" for example.
     message
         The whole sentence.
-    field, expected
-        What was wrong and what would have been accepted; empty where the server named no field.
+    field, value, expected
+        What was wrong, what was found there, and what would have been accepted; empty where the server named no field.
     """
 
     code: str
     message: str
     field: str = ""
+    value: str = ""
     expected: str = ""
 
     def __str__(self) -> str:

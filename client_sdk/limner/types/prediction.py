@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from limner.types.common import Failure, ModelIdentity, Prediction, Result, SubjectResult, Timing
+from limner.types.common import Failure, FloatArray, ModelIdentity, Prediction, Result, SubjectResult, Timing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,12 @@ class ItemResult(Result):
 
 
 class ImageResult(ItemResult):
-    """The prediction of one image and where its time went, or why it failed."""
+    """The prediction of one image and where its time went, or why it failed.
+
+    `embedding` is `(512,)` or `(2048,)` float32, the pooled last layer; only where asked for.
+    """
+
+    embedding: FloatArray | None = None
 
 
 class PredictResult(Result):

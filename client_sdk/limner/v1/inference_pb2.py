@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from limner.v1 import common_pb2 as limner_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19limner/v1/inference.proto\x12\tlimner.v1\x1a\x17google/rpc/status.proto\x1a\x16limner/v1/common.proto\"i\n\x0ePredictRequest\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.limner.v1.ModelSpec\x12 \n\x06images\x18\x02 \x03(\x0b\x32\x10.limner.v1.Image\x12\x10\n\x08priority\x18\x03 \x01(\r\"\x9c\x01\n\x0bImageResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12)\n\nprediction\x18\x04 \x01(\x0b\x32\x15.limner.v1.Prediction\x12!\n\x06timing\x18\x05 \x01(\x0b\x32\x11.limner.v1.Timing\"\x9f\x01\n\x0fPredictResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\'\n\x07results\x18\x03 \x03(\x0b\x32\x16.limner.v1.ImageResult\x12*\n\x08subjects\x18\x04 \x03(\x0b\x32\x18.limner.v1.SubjectResult\"L\n\x13PredictStreamHeader\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.limner.v1.ModelSpec\x12\x10\n\x08priority\x18\x02 \x01(\r\"h\n\x14PredictStreamRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.limner.v1.PredictStreamHeader\x12 \n\x06images\x18\x02 \x03(\x0b\x32\x10.limner.v1.Image\"M\n\x12PredictStreamStart\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\x0e\n\x06labels\x18\x02 \x03(\t\"^\n\x10PredictStreamEnd\x12*\n\x08subjects\x18\x01 \x03(\x0b\x32\x18.limner.v1.SubjectResult\x12\x0e\n\x06images\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\"\x98\x01\n\x15PredictStreamResponse\x12,\n\x05start\x18\x01 \x01(\x0b\x32\x1d.limner.v1.PredictStreamStart\x12\'\n\x07results\x18\x02 \x03(\x0b\x32\x16.limner.v1.ImageResult\x12(\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1b.limner.v1.PredictStreamEnd2\xac\x01\n\x10InferenceService\x12@\n\x07Predict\x12\x19.limner.v1.PredictRequest\x1a\x1a.limner.v1.PredictResponse\x12V\n\rPredictStream\x12\x1f.limner.v1.PredictStreamRequest\x1a .limner.v1.PredictStreamResponse(\x01\x30\x01\x42\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19limner/v1/inference.proto\x12\tlimner.v1\x1a\x17google/rpc/status.proto\x1a\x16limner/v1/common.proto\"\x84\x01\n\x0ePredictRequest\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.limner.v1.ModelSpec\x12 \n\x06images\x18\x02 \x03(\x0b\x32\x10.limner.v1.Image\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x19\n\x11include_embedding\x18\x04 \x01(\x08\"\xaf\x01\n\x0bImageResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12)\n\nprediction\x18\x04 \x01(\x0b\x32\x15.limner.v1.Prediction\x12!\n\x06timing\x18\x05 \x01(\x0b\x32\x11.limner.v1.Timing\x12\x11\n\tembedding\x18\x06 \x03(\x02\"\x9f\x01\n\x0fPredictResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\'\n\x07results\x18\x03 \x03(\x0b\x32\x16.limner.v1.ImageResult\x12*\n\x08subjects\x18\x04 \x03(\x0b\x32\x18.limner.v1.SubjectResult\"g\n\x13PredictStreamHeader\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.limner.v1.ModelSpec\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\x19\n\x11include_embedding\x18\x03 \x01(\x08\"h\n\x14PredictStreamRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.limner.v1.PredictStreamHeader\x12 \n\x06images\x18\x02 \x03(\x0b\x32\x10.limner.v1.Image\"M\n\x12PredictStreamStart\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.limner.v1.ModelIdentity\x12\x0e\n\x06labels\x18\x02 \x03(\t\"^\n\x10PredictStreamEnd\x12*\n\x08subjects\x18\x01 \x03(\x0b\x32\x18.limner.v1.SubjectResult\x12\x0e\n\x06images\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\"\x98\x01\n\x15PredictStreamResponse\x12,\n\x05start\x18\x01 \x01(\x0b\x32\x1d.limner.v1.PredictStreamStart\x12\'\n\x07results\x18\x02 \x03(\x0b\x32\x16.limner.v1.ImageResult\x12(\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1b.limner.v1.PredictStreamEnd2\xac\x01\n\x10InferenceService\x12@\n\x07Predict\x12\x19.limner.v1.PredictRequest\x1a\x1a.limner.v1.PredictResponse\x12V\n\rPredictStream\x12\x1f.limner.v1.PredictStreamRequest\x1a .limner.v1.PredictStreamResponse(\x01\x30\x01\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +34,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limner.v1.inference_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'P\001'
-  _globals['_PREDICTREQUEST']._serialized_start=89
-  _globals['_PREDICTREQUEST']._serialized_end=194
-  _globals['_IMAGERESULT']._serialized_start=197
-  _globals['_IMAGERESULT']._serialized_end=353
-  _globals['_PREDICTRESPONSE']._serialized_start=356
-  _globals['_PREDICTRESPONSE']._serialized_end=515
-  _globals['_PREDICTSTREAMHEADER']._serialized_start=517
-  _globals['_PREDICTSTREAMHEADER']._serialized_end=593
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=595
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=699
-  _globals['_PREDICTSTREAMSTART']._serialized_start=701
-  _globals['_PREDICTSTREAMSTART']._serialized_end=778
-  _globals['_PREDICTSTREAMEND']._serialized_start=780
-  _globals['_PREDICTSTREAMEND']._serialized_end=874
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=877
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1029
-  _globals['_INFERENCESERVICE']._serialized_start=1032
-  _globals['_INFERENCESERVICE']._serialized_end=1204
+  _globals['_PREDICTREQUEST']._serialized_start=90
+  _globals['_PREDICTREQUEST']._serialized_end=222
+  _globals['_IMAGERESULT']._serialized_start=225
+  _globals['_IMAGERESULT']._serialized_end=400
+  _globals['_PREDICTRESPONSE']._serialized_start=403
+  _globals['_PREDICTRESPONSE']._serialized_end=562
+  _globals['_PREDICTSTREAMHEADER']._serialized_start=564
+  _globals['_PREDICTSTREAMHEADER']._serialized_end=667
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=669
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=773
+  _globals['_PREDICTSTREAMSTART']._serialized_start=775
+  _globals['_PREDICTSTREAMSTART']._serialized_end=852
+  _globals['_PREDICTSTREAMEND']._serialized_start=854
+  _globals['_PREDICTSTREAMEND']._serialized_end=948
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=951
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1103
+  _globals['_INFERENCESERVICE']._serialized_start=1106
+  _globals['_INFERENCESERVICE']._serialized_end=1278
 # @@protoc_insertion_point(module_scope)

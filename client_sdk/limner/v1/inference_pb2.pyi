@@ -29,8 +29,11 @@ class PredictRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    INCLUDE_EMBEDDING_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
     """0 is the default and the lowest, 10 the highest: each step counts as having waited a second longer."""
+    include_embedding: _builtins.bool
+    """Whether each result has the embedding of its image. Default: no."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelSpec:
         """The model. Required."""
@@ -45,10 +48,11 @@ class PredictRequest(_message.Message):
         model: _common_pb2.ModelSpec | None = ...,
         images: _abc.Iterable[_common_pb2.Image] | None = ...,
         priority: _builtins.int = ...,
+        include_embedding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_embedding", b"include_embedding", "model", b"model", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -65,6 +69,7 @@ class ImageResult(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the image, as the caller named it."""
     subject: _builtins.str
@@ -81,6 +86,10 @@ class ImageResult(_message.Message):
     def timing(self) -> _common_pb2.Timing:
         """Where the time went; absent where the image failed."""
 
+    @_builtins.property
+    def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The pooled last layer: 512 numbers of a ResNet-18 or -34, 2,048 of a deeper one. Empty where it was not asked for or the image failed."""
+
     def __init__(
         self,
         *,
@@ -89,10 +98,11 @@ class ImageResult(_message.Message):
         status: _status_pb2.Status | None = ...,
         prediction: _common_pb2.Prediction | None = ...,
         timing: _common_pb2.Timing | None = ...,
+        embedding: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prediction", b"prediction", "status", b"status", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "prediction", b"prediction", "status", b"status", "subject", b"subject", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "id", b"id", "prediction", b"prediction", "status", b"status", "subject", b"subject", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -148,7 +158,10 @@ class PredictStreamHeader(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    INCLUDE_EMBEDDING_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
+    """As in PredictRequest."""
+    include_embedding: _builtins.bool
     """As in PredictRequest."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelSpec:
@@ -159,10 +172,11 @@ class PredictStreamHeader(_message.Message):
         *,
         model: _common_pb2.ModelSpec | None = ...,
         priority: _builtins.int = ...,
+        include_embedding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_embedding", b"include_embedding", "model", b"model", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,8 @@ from limner_server.serving import ModelPool, ServedModel
 
 MAX_IMAGES = 1024
 
+_Wanted = inference_pb2.PredictRequest | inference_pb2.PredictStreamHeader
+
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Translates between the wire, the image path and the executor."""
@@ -42,7 +44,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         expires = deadline(context)
 
         async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
-            return await self._score(model, image, request.priority, expires)
+            return await self._score(model, image, request, expires)
 
         # A full queue refuses the whole call, so that the caller's retry policy can send it again.
         results = await answer_all(request.images, score, model.executor.window)
@@ -66,7 +68,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
         async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
             try:
-                return await self._score(model, image, header.priority, expires)
+                return await self._score(model, image, header, expires)
             except QueueFullError as error:
                 return _failed(image, error)
 
@@ -82,12 +84,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         yield inference_pb2.PredictStreamResponse(end=end)
 
     async def _score(
-        self, model: ServedModel, image: common_pb2.Image, priority: int, expires: float | None
+        self, model: ServedModel, image: common_pb2.Image, wanted: _Wanted, expires: float | None
     ) -> inference_pb2.ImageResult:
         """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
         try:
             grid_image = await self._images.read(image, model.grid)
-            output = await model.statistics.image(model.run(Item(grid_image.values), priority, expires))
+            output = await model.statistics.image(model.run(Item(grid_image.values), wanted.priority, expires))
         except QueueFullError:
             raise
         except (LimnerError, ImageError) as error:
@@ -100,6 +102,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
             ),
             timing=timing(output, grid_image.decode_s),
+            embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
         )
 
 

@@ -1,0 +1,203 @@
+"""`limner score` and `limner merge`: any number of slices into tables, in one run or in shards."""
+
+import csv
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from limner.cli.common import (
+    FAILED,
+    NOTICE,
+    SERVER,
+    AsJson,
+    ModelArgument,
+    Server,
+    connect,
+    err,
+    note,
+    print_json,
+    progress_bar,
+)
+from limner.cli.rules import Rules
+from limner.errors import LimnerError
+from limner.scoring.merge import merge as merge_parts
+from limner.scoring.plan import list_images, make_folder
+from limner.scoring.run import ITEMS, LEFT_OUT, ROWS
+from limner.types import ScoreOptions, Scores, TableFormat
+
+# Between two lines about how far it is, where nobody looks at a bar.
+TOLD_EVERY_S = 60.0
+
+DEFAULT = ScoreOptions()
+
+Format = Annotated[TableFormat, typer.Option("--format", help="Of the tables; parquet needs limner[parquet].")]
+
+
+def score(
+    model: ModelArgument,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders, files of DICOM or NIfTI, quoted patterns, manifests (.csv, .parquet)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results: new, or that of the run to resume.")],
+    table_format: Format = DEFAULT.format,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in DIR, from wherever it stopped; else begin it.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: score failures again.")] = False,
+    another_model: Annotated[
+        bool, typer.Option("--another-model", help="With --resume: go on though the model is another one now.")
+    ] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Score part I, from 0, of N; then `limner merge`.")] = "0/1",
+    every_slice: Annotated[
+        bool, typer.Option("--every-slice", help="Of folders: all, not only the series that an import takes.")
+    ] = False,
+    rules: Rules = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Keep embeddings too, as safetensors.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be scored in DIR; send nothing.")] = False,
+    priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
+    in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
+    readers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread, 500 slices/s.")] = 0,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds of nothing but failing calls, then stop; --resume goes on.")
+    ] = DEFAULT.patience_s,
+    server: Server = SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """Score any number of slices into tables: images, their subjects, and what failed and why.
+
+    Pixels alone are sent. Results are kept as they come: after Ctrl-C, a crash or a lost server the same command with
+    --resume goes on, and the tables are those of an undisturbed run. It ends with 1 where an image failed.
+
+    \b
+    Examples:
+      limner score cervix mri/ --out scores
+      limner score cervix "nifti/**/*.nii.gz" --out scores --format parquet --resume
+      limner score cervix manifest.csv --out part-3 --shard 3/16
+      limner merge scores part-*
+    """  # noqa: D301  \b keeps the lines apart
+    index, shards = _shard(shard)
+    options = ScoreOptions(
+        format=table_format,
+        resume=resume,
+        retry_failed=retry_failed,
+        another_model=another_model,
+        shard=index,
+        shards=shards,
+        every_slice=every_slice,
+        rules=rules,
+        embeddings=embeddings,
+        priority=priority,
+        in_flight=in_flight,
+        readers=readers,
+        patience_s=patience,
+    )
+    with _watch(out) as watch:
+        if dry_run:
+            _show_plan(sources, out, options, watch, as_json)
+            return
+        with connect(server) as client:
+            scores = client.score(model, sources, out, options, progress=watch.tell)
+    _show(scores, table_format, as_json)
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="Folders of all shards, in any order.")],
+    table_format: Format = DEFAULT.format,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the shards of a source into what one run of `limner score` would have written.
+
+    All shards must be there and finished, of one source and one model.
+    """
+    _show(merge_parts(parts, out, table_format), table_format, as_json)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise typer.BadParameter(f"{text!r}; expected I/N with I from 0 to N - 1", param_hint="--shard")
+    return int(found[1]), int(found[2])
+
+
+class _Watch:
+    """Shows how far a run is: by a bar, or where standard error is no terminal by a line every minute."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None)
+        self._begun = self._told = time.monotonic()
+        self._first = 0
+        self.what, self.done = "", 0
+
+    def tell(self, what: str, done: int, total: int | None) -> None:
+        """Tell what is being done, how much of it is done, and of how much."""
+        if what != self.what:
+            self._bar.reset(self._task, description=what, completed=done, total=total)
+            self._begun, self._first = time.monotonic(), done
+        self._bar.update(self._task, completed=done, total=total)
+        self.what, self.done = what, done
+        now = time.monotonic()
+        if not err.is_terminal and now - self._told > TOLD_EVERY_S:
+            self._told = now
+            rate = (done - self._first) / max(now - self._begun, 1e-3)
+            note(f"{what}: {done:,}" + (f" of {total:,}" if total else "") + f", {rate:,.0f}/s")
+
+
+@contextmanager
+def _watch(out: Path) -> Iterator[_Watch]:
+    """Show how far a run is; where it stops, say how to go on."""
+    with progress_bar(counts=True) as bar:
+        watch = _Watch(bar)
+        try:
+            yield watch
+        except (LimnerError, OSError, KeyboardInterrupt):
+            bar.stop()
+            if watch.what == "scoring":
+                note(f"stopped; {watch.done:,} are scored and kept in {out}. Go on: the same command with --resume")
+            raise
+
+
+def _show_plan(sources: list[str], out: Path, options: ScoreOptions, watch: _Watch, as_json: bool) -> None:
+    if (out / ROWS).exists():
+        raise typer.BadParameter(f"{out} holds a run already", param_hint="--out")
+    make_folder(out)
+    census, left_out = list_images(sources, out, options, watch.tell)
+    with (out / LEFT_OUT).open(newline="", encoding="utf-8") as file:
+        reasons = Counter(row["reason"] for row in csv.DictReader(file))
+    if as_json:
+        print_json({"images": census.total, "left_out": left_out, "reasons": reasons})
+        return
+    for reason, files in reasons.most_common():
+        note(f"left out, {files:,} times: {reason}")
+    note(
+        f"{census.total:,} slices would be scored: {out / ITEMS}, which is a manifest; {left_out:,} files are left out"
+    )
+
+
+def _show(scores: Scores, table_format: TableFormat, as_json: bool) -> None:
+    if as_json:
+        print_json(scores)
+    note(
+        f"scored {scores.images - scores.failed:,} of {scores.images:,} slices of {scores.subjects:,} subjects by "
+        f"{scores.model}, digest {scores.model.digest[:12]}: {scores.folder / f'images.{table_format}'}"
+    )
+    if scores.left_out:
+        note(f"left out: {scores.left_out:,} files; {scores.folder / LEFT_OUT} says why")
+    if scores.far:
+        note(f"far from what the model was trained on: {scores.far:,} slices; do not rely on their scores")
+    if scores.failed:
+        note(f"failed: {scores.failed:,} slices; {scores.folder / f'failures.{table_format}'} says why")
+    note(NOTICE)
+    if scores.failed:
+        raise typer.Exit(FAILED)

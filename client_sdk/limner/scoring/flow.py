@@ -1,0 +1,327 @@
+"""Images on their way: read ahead, sent several together, answered in any order, and asked for again where that helps.
+
+To predict twice is as good as once, so what passes by itself is waited for and tried again: a server that is restarted,
+lost or full. What may be one image's fault is found by sending the images of its request one by one. Unary calls rather
+than a stream: each has a deadline, fails by itself, and may go to another server than the last. At 16 images a call
+they cost no more (docs/score.md).
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from queue import Empty, SimpleQueue
+from random import uniform
+from typing import NamedTuple, TypeAlias
+
+import grpc
+
+from limner import wire
+from limner.channel import MAX_MESSAGE_BYTES, POLL_S
+from limner.errors import (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    InvalidInputError,
+    LimnerError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+    UnsupportedError,
+    WrongStateError,
+    from_rpc,
+    local_failure,
+)
+from limner.images import PARCEL_BYTES, PARCEL_IMAGES, fill_message
+from limner.imaging.errors import ImageError
+from limner.requests import predict
+from limner.scoring.sources import Item
+from limner.types import Failure, ImageResult, ModelIdentity
+from limner.v1 import common_pb2, inference_pb2
+
+Answer = tuple[Item, ImageResult]
+Call: TypeAlias = "grpc.Future[inference_pb2.PredictResponse]"
+
+# Pixels that are sent and not answered, at most, but for a single image.
+_MOST_BYTES = 64 * 1024 * 1024
+_LONGEST_PAUSE_S = 5.0
+# How often an image that is sent by itself may fail before that is held against it.
+_ATTEMPTS = 2
+# Statuses of single images that say nothing of the image.
+_PASSING = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
+
+
+class Parcel(NamedTuple):
+    """Images that were read: serialised requests, each with the indices of its images; and which could not be read."""
+
+    requests: list[tuple[bytes, list[int]]]
+    failures: list[tuple[int, Failure]]
+
+
+def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: bool) -> Parcel:
+    """Read images into requests, in whatever thread or process. An image that cannot be read stops no other."""
+    parcel = Parcel([], [])
+    messages: list[common_pb2.Image] = []
+    indices: list[int] = []
+    size = 0
+    for index, item in enumerate(items):
+        message = common_pb2.Image(id=str(item.position))
+        try:
+            fill_message(message, item.image)
+            _check_size(message)
+        except (ImageError, InvalidInputError, OSError) as error:
+            parcel.failures.append((index, local_failure(error)))
+            continue
+        if messages and size + message.ByteSize() > PARCEL_BYTES:
+            parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
+            messages, indices, size = [], [], 0
+        messages.append(message)
+        indices.append(index)
+        size += message.ByteSize()
+    if messages:
+        parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
+    return parcel
+
+
+def _check_size(message: common_pb2.Image) -> None:
+    if message.ByteSize() > MAX_MESSAGE_BYTES - 1024:
+        raise ImageError("pixels", f"{message.ByteSize():,} bytes", f"less than {MAX_MESSAGE_BYTES:,}")
+
+
+@dataclass(slots=True)
+class _Request:
+    """Images that travel together, as a serialised `PredictRequest`, and how often they have failed."""
+
+    payload: bytes
+    items: list[Item]
+    failures: int = 0
+
+    def alone(self, items: Iterable[Item]) -> "Iterator[_Request]":
+        """Give some of its items, each in a request of its own."""
+        whole = inference_pb2.PredictRequest.FromString(self.payload)
+        by_position = {image.id: image for image in whole.images}
+        del whole.images[:]
+        for item in items:
+            one = inference_pb2.PredictRequest(images=[by_position[str(item.position)]])
+            one.MergeFrom(whole)
+            yield _Request(one.SerializeToString(), [item])
+
+
+class Flow:
+    """Scores images by one model.
+
+    All that is decided is decided in the thread that asks for answers; readers and calls only leave notes for it.
+
+    Parameters
+    ----------
+    model
+        That every answer must come from.
+    predict
+        Begins a call with a serialised `PredictRequest`; each call has a deadline.
+    address
+        Of the server, for errors.
+    readers, ahead
+        What reads images, and how many parcels it is ahead of what is sent.
+    priority, embeddings, in_flight, patience_s
+        As `ScoreOptions` has them.
+    """
+
+    def __init__(
+        self,
+        model: ModelIdentity,
+        predict: Callable[[bytes], Call],
+        address: str,
+        readers: Executor,
+        ahead: int,
+        *,
+        priority: int,
+        embeddings: bool,
+        in_flight: int,
+        patience_s: float,
+    ) -> None:
+        self._model = model
+        self._predict = predict
+        self._address = address
+        self._readers = readers
+        self._ahead = ahead
+        version = f"{model.name}:{model.version}"
+        self._read = partial(read_parcel, model=version, priority=priority, embeddings=embeddings)
+        self._most = in_flight
+        self._patience_s = patience_s
+        self._events: SimpleQueue[Callable[[], list[Answer]]] = SimpleQueue()
+        self._together = 1  # images read in a parcel: 16, or fewer where they are large
+        self._reading = 0
+        self._ready: deque[_Request] = deque()
+        self._sent_images = self._sent_bytes = 0
+        self._calls: set[Call] = set()
+        self._troubled_since: float | None = None  # when the first call failed after the last answer
+        self._pauses = 0  # since then
+        self._paused_until = 0.0
+        self._source_error: Exception | None = None
+
+    def answers(self, items: Iterator[Item]) -> Generator[list[Answer], None, None]:
+        """Give answers as they come; each image has one in the end.
+
+        Raises
+        ------
+        LimnerError
+            The model is gone or is another, or for `patience_s` calls failed and none was answered.
+        Exception
+            What the items raise, once those that came before are answered.
+        """
+        # Ctrl-C does not reach the thread where calls begin: gRPC's close waits for ever for one interrupted there.
+        with ThreadPoolExecutor(1, thread_name_prefix="sender") as sender:
+            try:
+                while self._read_ahead(items) or self._reading or self._ready or self._sent_images:
+                    self._send(sender)
+                    if answers := self._next_event():
+                        yield answers
+                if self._source_error is not None:
+                    raise self._source_error
+            finally:
+                for call in self._calls:
+                    call.cancel()
+
+    def _read_ahead(self, items: Iterator[Item]) -> bool:
+        """Have images read; return False once there are no more."""
+        while self._reading + len(self._ready) < self._ahead:
+            parcel = self._next_parcel(items)
+            if not parcel:
+                return False
+            self._reading += 1
+            future = self._readers.submit(self._read, parcel)
+            future.add_done_callback(partial(self._tell, self._was_read, parcel))
+        return True
+
+    def _next_parcel(self, items: Iterator[Item]) -> list[Item]:
+        parcel: list[Item] = []
+        try:
+            for item in islice(items, self._together):
+                parcel.append(item)  # noqa: PERF402  what came before an error is kept
+        except Exception as error:
+            self._source_error = error
+        return parcel
+
+    def _was_read(self, items: list[Item], future: "Future[Parcel]") -> list[Answer]:
+        self._reading -= 1
+        parcel = future.result()
+        self._ready.extend(
+            _Request(payload, [items[index] for index in indices]) for payload, indices in parcel.requests
+        )
+        if size := sum(len(payload) for payload, _ in parcel.requests):
+            images = len(items) - len(parcel.failures)
+            self._together = max(1, min(PARCEL_IMAGES, PARCEL_BYTES * images // size))
+        return [(items[index], _failed(items[index], failure)) for index, failure in parcel.failures]
+
+    def _send(self, sender: Executor) -> None:
+        """Begin calls as far as the credit goes."""
+        while self._ready and time.monotonic() >= self._paused_until and self._has_credit(self._ready[0]):
+            request = self._ready.popleft()
+            self._sent_images += len(request.items)
+            self._sent_bytes += len(request.payload)
+            begun = sender.submit(self._predict, request.payload)
+            begun.add_done_callback(partial(self._tell, self._was_sent, request))
+
+    def _has_credit(self, request: _Request) -> bool:
+        images, size = self._sent_images + len(request.items), self._sent_bytes + len(request.payload)
+        return not self._sent_images or (images <= self._most and size <= _MOST_BYTES)
+
+    def _was_sent(self, request: _Request, begun: "Future[Call]") -> list[Answer]:
+        call = begun.result()
+        self._calls.add(call)
+        call.add_done_callback(partial(self._tell, self._ended, request))
+        return []
+
+    def _tell(self, what: Callable[..., list[Answer]], *arguments: object) -> None:
+        self._events.put(partial(what, *arguments))
+
+    def _next_event(self) -> list[Answer]:
+        """Wait for what happens next, or for the end of a pause."""
+        pause = max(self._paused_until - time.monotonic(), 0.0)
+        nothing_to_come = not (self._reading or self._sent_images)
+        try:
+            return self._events.get(timeout=pause if pause or nothing_to_come else None)()
+        except Empty:
+            return []
+
+    def _ended(self, request: _Request, call: Call) -> list[Answer]:
+        self._calls.discard(call)
+        self._sent_images -= len(request.items)
+        self._sent_bytes -= len(request.payload)
+        try:
+            reply = call.result()
+        except grpc.RpcError as error:
+            return self._refused(request, from_rpc(error, self._address))
+        return self._answered(request, reply)
+
+    def _answered(self, request: _Request, reply: inference_pb2.PredictResponse) -> list[Answer]:
+        if reply.model.digest != self._model.digest:
+            raise WrongStateError(f"model {self._model} was replaced: its digest is now {reply.model.digest}")
+        results = list(map(wire.image_result, reply.results))
+        if [result.id for result in results] != [str(item.position) for item in request.items]:
+            raise InternalError("the server did not answer the images that it was sent")
+        pairs = list(zip(request.items, results, strict=True))
+        answers = [(item, result) for item, result in pairs if not _passing(result)]
+        if answers:
+            self._troubled_since, self._pauses = None, 0
+        if again := [item for item, result in pairs if _passing(result)]:
+            self._note_trouble(UnavailableError(f"the server at {self._address} answers no image"))
+            self._ready.extendleft(request.alone(again))
+            self._pause()
+        return answers
+
+    def _refused(self, request: _Request, error: LimnerError) -> list[Answer]:
+        """Decide what becomes of a request that failed as a whole."""
+        self._note_trouble(error)
+        match error:
+            case InvalidInputError() | NotFoundError() | WrongStateError() | UnsupportedError():
+                raise error
+            case UnavailableError() | CancelledError():
+                return self._later(request)
+            case OverloadedError() if error.request_id:  # without one, the message was too large
+                return self._later(request)
+            case InternalError() if not error.request_id:  # the transport's, not the server's
+                return self._later(request)
+            case DeadlineError():
+                self._most = max(1, self._most // 2)  # more waits there than is answered in time
+        if len(request.items) > 1:
+            self._ready.extendleft(request.alone(request.items))
+            return []
+        request.failures += 1
+        if request.failures < _ATTEMPTS:
+            return self._later(request)
+        failure = Failure(code=error.code.name, message=str(error))
+        return [(item, _failed(item, failure)) for item in request.items]
+
+    def _note_trouble(self, error: LimnerError) -> None:
+        """Raise the error where nothing else has come for too long."""
+        now = time.monotonic()
+        self._troubled_since = self._troubled_since or now
+        if now - self._troubled_since > self._patience_s:
+            raise error
+
+    def _later(self, request: _Request) -> list[Answer]:
+        self._ready.appendleft(request)
+        self._pause()
+        return []
+
+    def _pause(self) -> None:
+        """Send nothing for a while, each time longer; the first time at once, to another server perhaps."""
+        now = time.monotonic()
+        if now < self._paused_until:
+            return
+        if self._pauses:
+            longest = min(POLL_S * 2 ** min(self._pauses, 10), _LONGEST_PAUSE_S)
+            self._paused_until = now + uniform(0.5, 1.0) * longest  # noqa: S311
+        self._pauses += 1
+
+
+def _passing(result: ImageResult) -> bool:
+    return result.error is not None and result.error.code in _PASSING
+
+
+def _failed(item: Item, failure: Failure) -> ImageResult:
+    return ImageResult(id=item.image.id, subject=item.image.subject, error=failure)

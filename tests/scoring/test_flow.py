@@ -1,0 +1,274 @@
+"""To the server and back, where servers are lost, full, slow or wrong: each image is answered once in the end."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import code_pb2
+
+from limner import Image, errors, types
+from limner.scoring.flow import Answer, Flow
+from limner.scoring.sources import Item, given
+from limner.v1 import common_pb2, inference_pb2
+from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server as add_inference
+from tests.sdk.servers import IDENTITY, Inference, refuse, serving
+
+MODEL = types.ModelIdentity(name=IDENTITY.name, version=IDENTITY.version, digest=IDENTITY.digest)
+BAD = np.zeros((2, 3), np.uint8)  # not square
+
+
+def arrays(count: int) -> Iterator[Item]:
+    return given([np.full((4, 4), position % 256, np.uint8) for position in range(count)])
+
+
+def answers_of(
+    address: str, items: Iterator[Item], timeout: float = 20.0, in_flight: int = 64, patience_s: float = 20.0
+) -> list[Answer]:
+    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(1) as reader:
+        call: Any = channel.unary_unary(
+            "/limner.v1.InferenceService/Predict",
+            response_deserializer=inference_pb2.PredictResponse.FromString,
+        )
+        flow = Flow(
+            MODEL,
+            partial(call.future, timeout=timeout),
+            address,
+            reader,
+            ahead=4,
+            priority=0,
+            embeddings=False,
+            in_flight=in_flight,
+            patience_s=patience_s,
+        )
+        return [answer for some in flow.answers(items) for answer in some]
+
+
+def assert_each_once(answers: list[Answer], count: int) -> None:
+    assert sorted(item.position for item, _ in answers) == list(range(count))
+
+
+class Troubled(Inference):
+    """Fails a call, for as long as `trouble` says so, and remembers how many images were under way at once."""
+
+    def __init__(self, trouble: Callable[[int, Any, Any], None]) -> None:
+        super().__init__()
+        self._trouble = trouble
+        self._calls = 0
+        self._lock = threading.Lock()
+        self.now = self.most = 0
+
+    def Predict(self, request: inference_pb2.PredictRequest, context: Any) -> inference_pb2.PredictResponse:
+        with self._lock:
+            self._calls += 1
+            number = self._calls
+            self.now += len(request.images)
+            self.most = max(self.most, self.now)
+        try:
+            self._trouble(number, request, context)
+            return super().Predict(request, context)
+        finally:
+            with self._lock:
+                self.now -= len(request.images)
+
+
+def none(number: int, request: Any, context: Any) -> None: ...
+
+
+def test_every_image_is_answered_with_its_own_answer() -> None:
+    with serving(add_inference, Inference()) as address:
+        answers = answers_of(address, arrays(300))
+    assert_each_once(answers, 300)
+    for item, result in answers:
+        assert result.prediction is not None
+        assert result.prediction.probabilities[1] == pytest.approx(item.position % 256 / 255, abs=1e-6)
+
+
+def test_images_travel_together_and_few_at_a_time() -> None:
+    inference = Troubled(lambda *_: time.sleep(0.01))
+    with serving(add_inference, inference) as address:
+        assert_each_once(answers_of(address, arrays(400), in_flight=48), 400)
+    assert inference.most <= 48
+    assert len(inference.seen) / inference._calls > 10
+
+
+def test_large_images_travel_by_fewer() -> None:
+    inference = Inference()
+    items = given([np.zeros((1200, 1200), np.uint8)] * 9)
+    with serving(add_inference, inference) as address:
+        assert_each_once(answers_of(address, items), 9)
+
+
+def test_what_cannot_be_read_fails_alone_and_with_a_reason() -> None:
+    items = given([Image(BAD, id="bad", subject="s"), *[np.zeros((4, 4), np.uint8)] * 20, Image("/none.dcm")])
+    with serving(add_inference, Inference()) as address:
+        answers = answers_of(address, items)
+    assert_each_once(answers, 22)
+    failed = {result.id: result.error for _, result in answers if result.error is not None}
+    assert failed["bad"].field == "grid.shape"
+    assert failed["bad"].value == "(2, 3)"
+    assert failed["bad"].expected == "(size, size), the model's grid"
+    assert failed["/none.dcm"].field == "content"
+    assert failed["/none.dcm"].value == "/none.dcm"
+    assert len(failed) == 2
+
+
+@pytest.mark.parametrize("code", [code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED])
+def test_what_passes_is_waited_for(code: int) -> None:
+    def trouble(number: int, request: Any, context: Any) -> None:
+        if number <= 8:
+            refuse(context, code, "not now")
+
+    with serving(add_inference, Troubled(trouble)) as address:
+        answers = answers_of(address, arrays(100))
+    assert_each_once(answers, 100)
+    assert all(result.ok for _, result in answers)
+
+
+def test_a_server_that_comes_back_is_asked_again() -> None:
+    answers: list[Answer] = []
+    slow = Troubled(lambda *_: time.sleep(0.05))
+    with serving(add_inference, slow) as address:
+        port = int(address.rpartition(":")[2])
+        thread = threading.Thread(target=lambda: answers.extend(answers_of(address, arrays(600))))
+        thread.start()
+        time.sleep(0.5)
+    assert 0 < len(slow.seen) < 600
+    time.sleep(0.5)
+    with serving(add_inference, Inference(), port):
+        thread.join(60)
+    assert_each_once(answers, 600)
+    assert all(result.ok for _, result in answers)
+
+
+def test_patience_ends_and_says_why() -> None:
+    started = time.monotonic()
+    with pytest.raises(errors.UnavailableError, match=r"no Limner server answers at 127.0.0.1:1"):
+        answers_of("127.0.0.1:1", arrays(100), patience_s=1)
+    assert 1 <= time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("code", [code_pb2.INTERNAL, code_pb2.UNKNOWN])
+def test_an_image_that_breaks_its_call_is_found_and_fails_alone(code: int) -> None:
+    def trouble(number: int, request: inference_pb2.PredictRequest, context: Any) -> None:
+        if any(image.id == "37" for image in request.images):
+            refuse(context, code, "forward pass failed")
+
+    with serving(add_inference, Troubled(trouble)) as address:
+        answers = answers_of(address, arrays(100))
+    assert_each_once(answers, 100)
+    (failed,) = [(item, result) for item, result in answers if not result.ok]
+    assert failed[0].position == 37
+    assert failed[1].error is not None
+    assert (failed[1].error.code, failed[1].error.message) == (code_pb2.Code.Name(code), "forward pass failed")
+
+
+def test_an_image_without_an_answer_in_time_fails_alone() -> None:
+    def trouble(number: int, request: inference_pb2.PredictRequest, context: Any) -> None:
+        if any(image.id == "5" for image in request.images):
+            time.sleep(2)
+
+    with serving(add_inference, Troubled(trouble)) as address:
+        answers = answers_of(address, arrays(40), timeout=0.5)
+    assert_each_once(answers, 40)
+    assert [(item.position, result.error.code) for item, result in answers if result.error] == [
+        (5, "DEADLINE_EXCEEDED")
+    ]
+
+
+def test_single_images_that_could_not_be_taken_are_sent_again() -> None:
+    class Picky(Inference):
+        """Turns every third image away once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._turned_away: Counter[str] = Counter()
+
+        def _result(self, image: common_pb2.Image) -> inference_pb2.ImageResult:
+            self._turned_away[image.id] += 1
+            if int(image.id) % 3 == 0 and self._turned_away[image.id] == 1:
+                status = {"code": code_pb2.UNAVAILABLE, "message": "going away"}
+                return inference_pb2.ImageResult(id=image.id, status=status)  # type: ignore[arg-type]
+            return super()._result(image)
+
+    with serving(add_inference, Picky()) as address:
+        answers = answers_of(address, arrays(50))
+    assert_each_once(answers, 50)
+    assert all(result.ok for _, result in answers)
+
+
+@pytest.mark.parametrize("code", [code_pb2.NOT_FOUND, code_pb2.FAILED_PRECONDITION, code_pb2.INVALID_ARGUMENT])
+def test_what_concerns_all_images_ends_the_run(code: int) -> None:
+    trouble = lambda _number, _request, context: refuse(context, code, "the model is gone")  # noqa: E731
+    with (
+        serving(add_inference, Troubled(trouble)) as address,
+        pytest.raises(errors.LimnerError, match="the model is gone"),
+    ):
+        answers_of(address, arrays(100))
+
+
+def test_another_model_than_the_one_asked_for_ends_the_run() -> None:
+    class Replaced(Inference):
+        def Predict(self, request: inference_pb2.PredictRequest, context: Any) -> inference_pb2.PredictResponse:
+            reply = super().Predict(request, context)
+            reply.model.digest = "e" * 64
+            return reply
+
+    with serving(add_inference, Replaced()) as address, pytest.raises(errors.WrongStateError, match="m:3 was replaced"):
+        answers_of(address, arrays(10))
+
+
+def test_what_the_source_raises_comes_through() -> None:
+    def broken() -> Iterator[Item]:
+        yield from arrays(20)
+        raise RuntimeError("the caller's disk is gone")
+
+    inference = Inference()
+    with serving(add_inference, inference) as address, pytest.raises(RuntimeError, match="disk is gone"):
+        answers_of(address, broken())
+    assert len(inference.seen) == 20, "what came before is answered"
+
+
+def test_a_message_larger_than_the_server_takes_is_split_and_then_fails() -> None:
+    # The fake server takes gRPC's default of 4 MiB: parcels fit, a single image of 9 MB does not.
+    items = given([np.zeros((3000, 3000), np.uint8), *[np.zeros((4, 4), np.uint8)] * 3])
+    with serving(add_inference, Inference()) as address:
+        answers = answers_of(address, items)
+    assert_each_once(answers, 4)
+    (failed,) = [result.error for _, result in answers if result.error]
+    assert failed.code == "RESOURCE_EXHAUSTED"
+    assert "larger than max" in failed.message
+
+
+def test_patience_ends_where_no_image_is_answered_either() -> None:
+    class Closing(Inference):
+        def _result(self, image: common_pb2.Image) -> inference_pb2.ImageResult:
+            status = {"code": code_pb2.UNAVAILABLE, "message": "closing"}
+            return inference_pb2.ImageResult(id=image.id, status=status)  # type: ignore[arg-type]
+
+    with serving(add_inference, Closing()) as address, pytest.raises(errors.UnavailableError, match="answers no image"):
+        answers_of(address, arrays(10), patience_s=0.5)
+
+
+def test_patience_counts_from_the_first_failure_and_not_from_a_slow_source() -> None:
+    def slow() -> Iterator[Item]:
+        for item in arrays(30):
+            if item.position == 20:
+                time.sleep(1.2)
+            yield item
+
+    def trouble(number: int, request: inference_pb2.PredictRequest, context: Any) -> None:
+        if any(image.id == "25" for image in request.images) and number < troubled[0] + 3:
+            refuse(context, code_pb2.UNAVAILABLE, "not now")
+        else:
+            troubled[0] = number
+
+    troubled = [0]
+    with serving(add_inference, Troubled(trouble)) as address:
+        assert_each_once(answers_of(address, slow(), patience_s=1), 30)
