@@ -16,7 +16,7 @@ from pydicom.uid import JPEG2000, SecondaryCaptureImageStorage
 from limner.deidentified_folder import deidentify_folder
 from limner.errors import InvalidInputError
 from limner.imaging import Pseudonymiser, PseudonymMap, Retain, find_series
-from tests.imaging.builders import DATA, SMALL, mr_instance, write_series
+from tests.imaging.builders import DATA, SMALL, content, mr_instance, write_series
 from tests.imaging.malformed import relabelled
 
 KEY = bytes(range(32))
@@ -83,7 +83,7 @@ def test_what_fails_is_named_and_takes_nothing_down(names: PseudonymMap, tmp_pat
     for name, (changes, _) in bad.items():
         mr_instance(SMALL, **changes).save_as(source / f"{name}.dcm", enforce_file_format=True)
     (source / "cut.dcm").write_bytes((source / "1.dcm").read_bytes()[:300])
-    (source / "mislabelled.dcm").write_bytes(relabelled((source / "1.dcm").read_bytes(), JPEG2000))
+    (source / "mislabelled.dcm").write_bytes(relabelled(content(mr_instance(SMALL)), JPEG2000))
     (source / "gone.dcm").symlink_to(source / "nowhere")
     (source / "notes.txt").write_text("notes")
     done = deidentify_folder(source, tmp_path / "out", names)
