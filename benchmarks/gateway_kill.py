@@ -21,7 +21,7 @@ from benchmarks.harness import PAIRS, Result
 from benchmarks.modality import write_study
 from benchmarks.models import publish_untrained
 from limner.gateway.journal import Journal
-from limner.gateway.records import Instance
+from limner.gateway.records import Instance, Totals
 from tests.gateway.orthanc import Orthanc, free_port
 from tests.gateway.processes import Gateway, acknowledged
 from tests.gateway.waiting import wait_for
@@ -123,7 +123,7 @@ def kill_run(plan: Plan, folder: Path) -> Outcome:
                         time.sleep(chance.uniform(0, 1))
                         victim.start()
                 repeats = sum(sending.result() for sending in sendings)
-            wait_for(lambda: journal.totals().done == plan.studies, _WITHIN_S)
+            wait_for(lambda: journal.totals().studies["done"] == plan.studies, _WITHIN_S)
             seconds = time.monotonic() - started
             expected, found = _expected(plan), _found(studies, journal, pacs)
             journal.close()
@@ -137,9 +137,13 @@ def _wait_for_work(victim: Victim, journal: Journal, chance: random.Random) -> N
         case Gateway():
             time.sleep(chance.uniform(0.2, 1.5))
         case LiveServer():
-            wait_for(lambda: journal.totals().results > before.results, pause_s=0.02)
+            wait_for(lambda: _results(journal.totals()) > _results(before), pause_s=0.02)
         case Orthanc():
             wait_for(lambda: journal.totals().sent > before.sent, pause_s=0.02)
+
+
+def _results(totals: Totals) -> int:
+    return totals.sent + totals.unsent
 
 
 def _send(node: Gateway, study: "_Study") -> int:

@@ -1,15 +1,18 @@
-"""What many tests share: a live server, a small phantom cohort, and a model trained on it over the wire."""
+"""What many tests share: the command, a live server, a small phantom cohort, and a model trained on it there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from limner import Client
+from limner.cli.main import main
 from limner.imaging.phantom import write_phantom
 from limner.types import Grid, JobState, TrainingConfig
 from tests.e2e.phantoms import import_phantom
 from tests.live import LiveServer
+
+Run = Callable[..., tuple[int, str, str]]
 
 SMALL = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=1, batch_size=16)
 """A training of seconds; its figures mean nothing."""
@@ -58,3 +61,19 @@ def model(client: Client, cohort: str) -> str:
     training = client.train(cohort, "small", SMALL)
     assert training.state is JobState.SUCCEEDED, training.error
     return "small"
+
+
+@pytest.fixture
+def limner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command, in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["limner", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, printed.out, printed.err
+
+    return run

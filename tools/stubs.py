@@ -18,13 +18,13 @@ def generate(out: Path) -> None:
     RuntimeError
         Where protoc refuses a file; it has printed why.
     """
-    protos = sorted(path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos").rglob("*.proto"))
+    contract = (ROOT / "protos" / "limner").rglob("*.proto")
+    protos = sorted(path.relative_to(ROOT / "protos").as_posix() for path in contract)
     # mypy-protobuf's plugins lie beside this interpreter, whether or not its environment is activated.
     scripts = Path(sysconfig.get_path("scripts"))
     arguments = [
         "protoc",
         f"--proto_path={ROOT / 'protos'}",
-        f"--proto_path={sysconfig.get_path('purelib')}",
         f"--proto_path={files('grpc_tools') / '_proto'}",
         f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from limner.client import Client
     from limner.cohort_import import plan_import
     from limner.cohorts import CohortPlan, CohortSlice
+    from limner.endpoint import Tls
     from limner.errors import LimnerError
     from limner.images import Image
     from limner.imaging.grid import Grid
@@ -33,6 +34,7 @@ __all__ = [
     "Image",
     "LimnerError",
     "Slice",
+    "Tls",
     "TrainingConfig",
     "plan_import",
 ]
@@ -47,6 +49,7 @@ _HOME_OF = {
     "Image": "images",
     "LimnerError": "errors",
     "Slice": "imaging.slices",
+    "Tls": "endpoint",
     "TrainingConfig": "types",
     "plan_import": "cohort_import",
 }

@@ -10,7 +10,8 @@ from grpc import aio
 
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
-from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError, from_rpc
+from limner.endpoint import Endpoint, Tls
+from limner.errors import DeadlineError, InternalError, LimnerError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
 from limner.streams import AsyncResultStream
 from limner.types import (
@@ -50,10 +51,16 @@ class AsyncClient:
     `import_cohort`.
     """
 
-    def __init__(self, address: str = channel.DEFAULT_ADDRESS, *, timeout: float = channel.DEFAULT_TIMEOUT_S) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = channel.DEFAULT_ADDRESS,
+        *,
+        timeout: float = channel.DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, tls)
         self._timeout = timeout
-        self._channel = aio.insecure_channel(address, channel.channel_options())
+        self._channel = self._endpoint.open_async()
         self._cohorts = CohortServiceStub(self._channel)
         self._trainings = TrainingServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
@@ -80,11 +87,11 @@ class AsyncClient:
                 if await check(b"", timeout=left, wait_for_ready=True) == channel.SERVING:
                     return
             except grpc.RpcError as error:
-                translated = from_rpc(error, self._address)
+                translated = await self._explain(error)
                 if not isinstance(translated, DeadlineError | UnavailableError):
                     raise translated from error
             await asyncio.sleep(channel.POLL_S)
-        raise UnavailableError(f"no Limner server is ready at {self._address} after {timeout:g} s")
+        raise await asyncio.to_thread(self._endpoint.not_ready, timeout)
 
     # Cohorts
 
@@ -104,7 +111,7 @@ class AsyncClient:
         try:
             reply = await self._cohorts.ImportCohort(messages())
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise await self._explain(error) from error
         return wire.import_result(reply, upload.known, upload.refused)
 
     async def cohorts(self) -> tuple[Cohort, ...]:
@@ -251,7 +258,7 @@ class AsyncClient:
                 return wire.simulation(reply.result)
             if progress is not None:
                 progress(wire.progress(reply.progress))
-        raise InternalError(f"the server at {self._address} ended the simulation without a result")
+        raise InternalError(f"the server at {self._endpoint.address} ended the simulation without a result")
 
     # Models
 
@@ -291,7 +298,10 @@ class AsyncClient:
         try:
             return await method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise await self._explain(error) from error
+
+    async def _explain(self, error: grpc.RpcError) -> LimnerError:
+        return await asyncio.to_thread(self._endpoint.explain, error)
 
     async def _stream(self, start: Callable[[], AsyncIterable[_A]]) -> AsyncGenerator[_A, None]:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
@@ -300,7 +310,7 @@ class AsyncClient:
             async for message in call:
                 yield message
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise await self._explain(error) from error
         finally:
             call.cancel()
 

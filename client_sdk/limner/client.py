@@ -16,7 +16,8 @@ import grpc
 
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
-from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError, from_rpc
+from limner.endpoint import Endpoint, Tls
+from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
 from limner.streams import ResultStream
 from limner.types import (
@@ -74,12 +75,20 @@ class Client:
         "host:port".
     timeout
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
+    tls
+        How the connection is encrypted, `Tls()` for the authorities of this machine; default: not at all.
     """
 
-    def __init__(self, address: str = channel.DEFAULT_ADDRESS, *, timeout: float = channel.DEFAULT_TIMEOUT_S) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = channel.DEFAULT_ADDRESS,
+        *,
+        timeout: float = channel.DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, tls)
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, channel.channel_options())
+        self._channel = self._endpoint.open()
         self._cohorts = CohortServiceStub(self._channel)
         self._trainings = TrainingServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
@@ -112,11 +121,11 @@ class Client:
                 if check(b"", timeout=left, wait_for_ready=True) == channel.SERVING:
                     return
             except grpc.RpcError as error:
-                translated = from_rpc(error, self._address)
+                translated = self._endpoint.explain(error)
                 if not isinstance(translated, DeadlineError | UnavailableError):
                     raise translated from error
             time.sleep(channel.POLL_S)
-        raise UnavailableError(f"no Limner server is ready at {self._address} after {timeout:g} s")
+        raise self._endpoint.not_ready(timeout)
 
     # Cohorts
 
@@ -141,7 +150,7 @@ class Client:
         try:
             reply = self._cohorts.ImportCohort(upload.messages())
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise self._endpoint.explain(error) from error
         return wire.import_result(reply, upload.known, upload.refused)
 
     def cohorts(self) -> tuple[Cohort, ...]:
@@ -287,7 +296,7 @@ class Client:
         call: grpc.UnaryUnaryMultiCallable[bytes, PredictResponse] = self._channel.unary_unary(
             channel.PREDICT, response_deserializer=PredictResponse.FromString
         )
-        server = Server(self._address, self.model(model), partial(call.future, timeout=self._timeout))
+        server = Server(self._endpoint.address, self.model(model), partial(call.future, timeout=self._timeout))
         return score(
             server, source, Path(out), options or ScoreOptions(), progress or (lambda _what, _done, _all: None)
         )
@@ -348,7 +357,7 @@ class Client:
                 return wire.simulation(reply.result)
             if progress is not None:
                 progress(wire.progress(reply.progress))
-        raise InternalError(f"the server at {self._address} ended the simulation without a result")
+        raise InternalError(f"the server at {self._endpoint.address} ended the simulation without a result")
 
     # Models
 
@@ -386,7 +395,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise self._endpoint.explain(error) from error
 
     def _stream(self, start: Callable[[], _Call[_A]]) -> Generator[_A, None, None]:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
@@ -396,7 +405,7 @@ class Client:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise self._endpoint.explain(error) from error
         finally:
             call.cancel()
 

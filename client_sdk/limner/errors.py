@@ -120,7 +120,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
             status = rpc_status.from_call(error)  # type: ignore[arg-type]
             field, _, expected = _violation(status) if status else ("", "", "")
             return InvalidInputError(details, field=field, expected=expected, request_id=request_id)
-        case grpc.StatusCode.UNAVAILABLE if not request_id:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.INTERNAL if not request_id:
+            # A proxy that loses its server in the middle of a stream says INTERNAL; a server that says it gives an id.
             return UnavailableError(f"no Limner server answers at {address} ({details})")
         case grpc.StatusCode.UNAVAILABLE:
             return UnavailableError(f"the server at {address} is going away: {details}", request_id=request_id)

@@ -9,7 +9,6 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
@@ -120,9 +119,9 @@ def _dicom_bytes(content: Any) -> bytes | None:
     if isinstance(content, bytes):
         return content
     if _is_dataset(content):
-        buffer = BytesIO()
-        content.save_as(buffer, enforce_file_format=True)
-        return buffer.getvalue()
+        from limner.imaging.profile import encoded
+
+        return encoded(content)
     return None
 
 

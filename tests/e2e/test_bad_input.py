@@ -224,8 +224,11 @@ def test_folds_of_slices_are_refused_with_the_reason(server: LiveServer, cohort:
 
 
 def test_a_deadline_that_has_passed(server: LiveServer, model: str, dicom: bytes) -> None:
+    images = [
+        Image(dicom, id=str(number)) for number in range(64)
+    ]  # more than is answered before gRPC looks at its clock
     with Client(server.address, timeout=1e-6) as impatient, pytest.raises(DeadlineError):
-        impatient.predict(model, dicom)
+        impatient.predict(model, images)
 
 
 def test_training_on_what_is_not_there_or_cannot_be(client: Client, cohort: str) -> None:

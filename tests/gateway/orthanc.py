@@ -27,14 +27,19 @@ class Orthanc:
     ----------
     folder
         Of its storage; made where it is missing.
+    user
+        Name and password that its HTTP asks for; None: it asks for none.
     settings
         Further ones of its configuration.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, user: tuple[str, str] | None = None, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dicom_port, self.http_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
+        self._folder = folder
+        self._session = requests.Session()
+        self._session.auth = user
         self._log = folder / "orthanc.log"
         self._configuration = folder / "orthanc.json"
         self._configuration.write_text(
@@ -45,12 +50,16 @@ class Orthanc:
                     "DicomPort": self.dicom_port,
                     "HttpPort": self.http_port,
                     "RemoteAccessAllowed": False,
-                    "AuthenticationEnabled": False,
+                    "AuthenticationEnabled": user is not None,
+                    "RegisteredUsers": dict([user] if user else []),
                     "OverwriteInstances": False,
                     "Plugins": [str(PLUGIN)],
                     "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
                     "DicomAlwaysAllowEcho": True,
                     "DicomAlwaysAllowStore": True,
+                    "DicomAlwaysAllowFind": True,
+                    "DicomAlwaysAllowGet": True,
+                    "DicomAlwaysAllowMove": True,
                     **settings,
                 }
             )
@@ -71,7 +80,7 @@ class Orthanc:
             self._process = subprocess.Popen([PROGRAM, str(self._configuration)], stdout=log, stderr=log)
         for _ in range(200):
             try:
-                requests.get(f"{self.url}/system", timeout=1).raise_for_status()
+                self._session.get(f"{self.url}/system", timeout=1).raise_for_status()
                 return
             except requests.RequestException:
                 assert self._process.poll() is None, self._log.read_text()
@@ -93,9 +102,19 @@ class Orthanc:
         """Number of its instances."""
         return int(self._get("statistics").json()["CountInstances"])
 
+    def add(self, content: bytes) -> None:
+        """Store a file."""
+        self._session.post(f"{self.url}/instances", data=content, timeout=30).raise_for_status()
+
+    def lose(self, uid: str) -> None:
+        """Have the disk lose the file of an instance, which stays in the index."""
+        for path in (self._folder / "storage").glob("*/*/*"):
+            if uid.encode() in path.read_bytes():
+                path.unlink()
+
     def instances(self, **query: str) -> list[dict[str, object]]:
         """The tags of every instance that has these."""
-        answer = requests.post(
+        answer = self._session.post(
             f"{self.url}/tools/find",
             json={"Level": "Instance", "Query": query, "Expand": True, "RequestedTags": []},
             timeout=30,
@@ -109,6 +128,6 @@ class Orthanc:
         return self._get(f"instances/{instance}/file").content
 
     def _get(self, path: str) -> requests.Response:
-        answer = requests.get(f"{self.url}/{path}", timeout=30)
+        answer = self._session.get(f"{self.url}/{path}", timeout=30)
         answer.raise_for_status()
         return answer

@@ -11,6 +11,8 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+from limner.gateway.journal import Journal
+
 # Not the one that pynetdicom installs beside this interpreter under the same name.
 _SYSTEM = os.pathsep.join(
     folder for folder in os.environ["PATH"].split(os.pathsep) if folder != sysconfig.get_path("scripts")
@@ -91,6 +93,13 @@ class Gateway:
         assert ended.returncode == 0, ended.stderr
         found: dict[str, object] = json.loads(ended.stdout)
         return found
+
+    def counts(self) -> dict[str, int]:
+        """How many studies stand where: as `status` tells, without a process of its own."""
+        journal = Journal(self.journal)
+        studies = journal.totals().studies
+        journal.close()
+        return studies
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `limner gateway` with these arguments on its journal."""

@@ -39,6 +39,14 @@ def stacks(folder: Path) -> None:
     _save(dataset, folder)
 
 
+def frames(folder: Path) -> None:
+    """One Enhanced MR instance with two frames at each of five places."""
+    dataset = _located(enhanced_mr(_pixels(10, 48, 40)))
+    for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = [index // 2, 0, 0]
+    _save(dataset, folder)
+
+
 def oblique(folder: Path) -> None:
     """Slices between the patient's planes."""
     normal = np.cross(OBLIQUE[:3], OBLIQUE[3:])
@@ -73,13 +81,20 @@ def malformed(folder: Path) -> None:
     _series(folder, lambda _: {**wrong, "PatientName": "no caret at all", "StudyDate": "20200230"})
 
 
-def echoes(folder: Path) -> None:
-    """Two echoes at each of five places."""
-    _series(folder, lambda index: {"ImagePositionPatient": [0, 0, index // 2], "EchoTime": 80 + index % 2}, slices=10)
+def repeated(folder: Path) -> None:
+    """Acquired twice: two slices at each of five places."""
+    _series(folder, lambda index: {"ImagePositionPatient": [0, 0, index // 2]}, slices=10)
+
+
+def split(folder: Path) -> None:
+    """Under two SeriesInstanceUIDs, as some archives store it."""
+    uids = (generate_uid(), generate_uid())
+    _series(folder, lambda index: {"SeriesInstanceUID": uids[index % 2], "SeriesNumber": 4}, slices=6)
 
 
 SERIES: dict[str, Callable[[Path], None]] = {
-    make.__name__: make for make in (real, enhanced, stacks, oblique, bare, latin, utf8, japanese, malformed, echoes)
+    make.__name__: make
+    for make in (real, enhanced, stacks, frames, oblique, bare, latin, utf8, japanese, malformed, repeated, split)
 }
 
 

@@ -1,20 +1,13 @@
 """Storage commitment, asked for by pynetdicom on one association, and by Orthanc, which is told on another."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
-from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
-)
+from pydicom.dataset import FileDataset
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from limner.gateway.commitment import (
     CLASS_CONFLICT,
@@ -28,6 +21,7 @@ from limner.gateway.journal import Journal
 from limner.gateway.limits import Peer
 from limner.gateway.receiver import ListenSettings, Receiver
 from limner.gateway.records import State
+from tests.gateway.modality import Modality
 from tests.gateway.orthanc import Orthanc
 from tests.gateway.real import needs_real
 from tests.gateway.waiting import wait_for
@@ -63,46 +57,11 @@ def node(journal: Journal) -> Iterator[Node]:
     opened.close()
 
 
-class Modality:
-    """Sends instances, asks for their commitment on the same association, and keeps what it is told."""
-
-    def __init__(self, port: int) -> None:
-        entity = AE(ae_title="MODALITY")
-        entity.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
-        entity.add_requested_context(StorageCommitmentPushModel)
-        self.told: list[tuple[int, Dataset]] = []
-        self._heard = threading.Event()
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
-        self.association: Association = entity.associate("127.0.0.1", port, ae_title="LIMNER", evt_handlers=handlers)
-        assert self.association.is_established
-
-    def _hear(self, event: evt.Event) -> tuple[int, None]:
-        self.told.append((event.request.EventTypeID, event.event_information))  # type: ignore[union-attr]
-        return SUCCESS, None
-
-    def store(self, instances: Sequence[FileDataset]) -> None:
-        for one in instances:
-            assert self.association.send_c_store(one).Status == SUCCESS
-
-    def ask(self, references: Sequence[tuple[str, str]], action: int = 1, transaction: str = "") -> int:
-        information = Dataset()
-        information.TransactionUID = transaction or generate_uid()
-        information.ReferencedSOPSequence = []
-        for storage_class, uid in references:
-            item = Dataset()
-            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = storage_class, uid
-            information.ReferencedSOPSequence.append(item)
-        status, _ = self.association.send_n_action(
-            information, action, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-        )
-        return int(status.Status)
-
-
 @pytest.fixture
 def modality(node: Node) -> Iterator[Modality]:
     opened = Modality(node.port)
     yield opened
-    opened.association.release()
+    opened.release()
 
 
 def series(count: int = 3) -> list[FileDataset]:
@@ -156,7 +115,7 @@ def test_a_report_waits_for_a_peer_that_has_gone(node: Node, journal: Journal) -
     sent = series()
     modality.store(sent)
     assert modality.ask(references(sent)) == SUCCESS
-    modality.association.release()
+    modality.release()
     wait_for(lambda: not modality.association.is_established)
     node.provider.report_due()
     (waiting,) = journal.commitments()

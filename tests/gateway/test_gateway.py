@@ -1,6 +1,7 @@
 """A modality, the gateway, a server and a PACS, all of them real: nothing is lost, nothing is sent twice."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -12,10 +13,13 @@ from highdicom.sr import Comprehensive3DSR, srread
 from highdicom.sr.utils import find_content_items
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage, generate_uid
+from pydicom.uid import Comprehensive3DSRStorage, MRImageStorage, generate_uid
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
 
 from benchmarks.models import publish_untrained
 from limner import Client
+from tests.gateway.modality import Modality
 from tests.gateway.orthanc import Orthanc
 from tests.gateway.processes import Gateway, send
 from tests.gateway.real import needs_real
@@ -25,6 +29,8 @@ from tests.imaging.conformance import assert_valid_dicom
 from tests.live import LiveServer
 
 pytestmark = needs_real
+
+ONE_DONE = {"open": 0, "scored": 0, "done": 1, "dead": 0}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,8 @@ def test_a_series_comes_back_as_a_report_of_what_predict_says(
     (kept,) = pacs.instances(SOPClassUID=Comprehensive3DSRStorage)
     (tmp_path / "report.dcm").write_bytes(pacs.file(str(kept["ID"])))
     assert_valid_dicom(tmp_path / "report.dcm")
-    wait_for(lambda: gateway.status()["studies"] == {"open": 0, "scored": 0, "done": 1, "dead": 0})
+    wait_for(lambda: gateway.counts() == ONE_DONE)
+    assert gateway.status()["studies"] == ONE_DONE
 
 
 def test_heat_maps_come_back_where_they_are_asked_for(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
@@ -105,7 +112,7 @@ def test_heat_maps_come_back_where_they_are_asked_for(tmp_path: Path, server: Li
     sent = phantom_series(tmp_path, FrameOfReferenceUID=generate_uid())
     with Gateway(tmp_path / "journal", *flags) as gateway:
         assert send(gateway.port, sent) == 0
-        wait_for(lambda: gateway.status()["studies"]["done"] == 1)  # type: ignore[index]
+        wait_for(lambda: gateway.counts()["done"] == 1)
     kept = [dcmread(BytesIO(pacs.file(str(one["ID"])))) for one in pacs.instances()]
     assert sorted(one.SOPClassUID.name for one in kept) == [
         "Comprehensive 3D SR Storage",
@@ -123,7 +130,7 @@ def test_what_is_sent_again_is_not_scored_again(gateway: Gateway, pacs: Orthanc,
     sent = phantom_series(tmp_path)
     for _ in range(2):
         assert send(gateway.port, sent) == 0
-        wait_for(lambda: gateway.status()["studies"] == {"open": 0, "scored": 0, "done": 1, "dead": 0})
+        wait_for(lambda: gateway.counts() == ONE_DONE)
     assert len(reports(pacs)) == 1
 
 
@@ -147,7 +154,7 @@ def test_a_corrupt_instance_is_named_and_its_neighbours_are_scored(
 def test_a_study_of_other_series_is_done_with_the_reason(gateway: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
     sent = phantom_series(tmp_path, SeriesDescription="t1_tse", EchoTime=10)
     assert send(gateway.port, sent) == 0
-    wait_for(lambda: gateway.status()["studies"]["done"] == 1)  # type: ignore[index]
+    wait_for(lambda: gateway.counts()["done"] == 1)
     shown = gateway.command("show", str(dcmread(sent[0]).StudyInstanceUID), "--json")
     assert "echo time is 10 ms; expected at least 60 ms" in json.loads(shown.stdout)["left_out"]
     assert not reports(pacs)
@@ -159,40 +166,122 @@ def test_strangers_are_refused(tmp_path: Path, server: LiveServer, pacs: Orthanc
     with Gateway(tmp_path / "journal", *flags) as gateway:
         assert send(gateway.port, sent, calling="STRANGER") != 0
         assert send(gateway.port, sent, called="OTHER") != 0
-        assert gateway.status()["studies"] == {"open": 0, "scored": 0, "done": 0, "dead": 0}
+        assert gateway.counts() == {"open": 0, "scored": 0, "done": 0, "dead": 0}
         assert send(gateway.port, sent) == 0
 
 
-def test_each_of_the_three_may_be_killed_and_every_study_has_one_report(tmp_path: Path) -> None:
-    studies = [phantom_series(tmp_path, PatientID=f"P-{number}") for number in range(4)]
-    with LiveServer(tmp_path / "server", port=0) as server, Orthanc(tmp_path / "orthanc") as pacs:
-        publish_untrained(server.model_repository, "model", size=32)
-        address = server.address
-        port = address.rpartition(":")[2]
-        server.stop()
-        flags = (f"--server={address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
-        with Gateway(tmp_path / "journal", *flags) as gateway:
-            assert send(gateway.port, studies[0]) == 0  # and no server is there
-            gateway.kill()
-            gateway.start()
-            assert send(gateway.port, studies[1]) == 0
-            revived = LiveServer(tmp_path / "server", port=port)
-            with revived:
-                wait_for(lambda: len(reports(pacs)) == 2)
-                pacs.kill()
-                assert send(gateway.port, studies[2]) == 0
-                wait_for(lambda: gateway.status()["studies"]["scored"] == 1)  # type: ignore[index]
-                gateway.kill()
-                gateway.start()
-                pacs.start()
-                wait_for(lambda: len(reports(pacs)) == 3)
-                revived.kill()
-                assert send(gateway.port, studies[3]) == 0
-                time.sleep(2)
-                revived.start()
-                wait_for(lambda: gateway.status()["studies"] == {"open": 0, "scored": 0, "done": 4, "dead": 0})
-                assert sorted(report.PatientID for report in reports(pacs)) == ["P-0", "P-1", "P-2", "P-3"]
-        server.start()
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway whose server and PACS are away."""
+    with Gateway(tmp_path / "journal", f"--server={NOBODY}", f"--pacs=PACS@{NOBODY}", "--commitment") as node:
+        yield node
+
+
+def test_what_waits_is_told_with_its_reason_and_tried_again_on_demand(idle: Gateway, tmp_path: Path) -> None:
+    assert send(idle.port, phantom_series(tmp_path)) == 0
+    wait_for(lambda: bool(idle.status()["waiting"]))
+    (waiting,) = idle.status()["waiting"]  # type: ignore[misc]
+    assert waiting["state"] == "open"
+    assert waiting["next_try"] > waiting["received"]
+    assert NOBODY in waiting["reason"]
+    told = idle.command("status")
+    assert f"process {idle.pid}" in told.stderr
+    assert "1 open, 0 scored, 0 done, 0 dead" in told.stderr
+    assert NOBODY in told.stdout
+    assert NOBODY in idle.command("show", "1").stdout
+    assert idle.command("status", "--check").returncode == 0  # it waits for somebody else
+    assert json.loads(idle.command("retry", "1", "--json").stdout)["studies"] == 1
+    assert idle.command("retry", "2").returncode == 2
+    idle.stop()
+    assert idle.command("status", "--check").returncode == 1  # nobody takes anything
+    assert "does not run" in idle.command("status").stderr
+    idle.start()
+
+
+def test_a_second_gateway_on_the_journal_is_refused(idle: Gateway) -> None:
+    flags = ("--model=m", f"--pacs=PACS@{NOBODY}", "--host=127.0.0.1")
+    second = idle.command("run", "--port=0", *flags)
+    assert second.returncode == 1
+    assert second.stderr == f"error: {idle.journal} is served by another gateway, process {idle.pid}\n"
+    other = Gateway(idle.journal.parent / "other")
+    taken = other.command("run", f"--port={idle.port}", *flags)
+    assert taken.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{idle.port}: Address already in use" in taken.stderr
+
+
+def test_it_ends_at_sigterm_though_a_peer_is_connected(idle: Gateway) -> None:
+    node = AE(ae_title="MODALITY")
+    node.add_requested_context(Verification)
+    association = node.associate("127.0.0.1", idle.port, ae_title="LIMNER")
+    assert association.send_c_echo().Status == 0
+    with socket.create_connection(("127.0.0.1", idle.port)) as silent:
+        silent.sendall(b"\x01\x00\x00")
+        started = time.monotonic()
+        assert idle.stop() == 0
+        assert time.monotonic() - started < 15
+    idle.start()
+
+
+def test_an_instance_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
+    pixels = np.zeros((12000, 12000), np.uint16)
+    mr_instance(pixels, StudyInstanceUID=generate_uid()).save_as(tmp_path / "large.dcm", enforce_file_format=True)
+    flags = (f"--server={NOBODY}", f"--pacs=PACS@{NOBODY}", "--max-instance-mib=1")
+    with Gateway(tmp_path / "journal", *flags) as node:
+        before = peak_mib(node.pid)
+        assert send(node.port, [tmp_path / "large.dcm"]) != 0  # 275 MiB
+        assert peak_mib(node.pid) - before < 30
+        assert node.status()["instances"] == 0
+
+
+def peak_mib(pid: int) -> float:
+    """Largest resident memory of a process so far."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def test_the_log_holds_nothing_of_a_patient(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    """Also where a header is wrong in ways that libraries warn of, and quote."""
+    secrets = {
+        "PatientName": "Doe^Secret" * 10,  # too long
+        "PatientID": "P-SECRET",
+        "PatientBirthDate": "31.12.1950",  # no date
+        "StudyDate": "yesterday-SECRET",
+        "AccessionNumber": "A-SECRET-1234567890",  # too long
+        "SeriesDescription": "t2_tse SECRET",
+    }
+    good, bad = phantom_series(tmp_path, **secrets), phantom_series(tmp_path, 6, **secrets)
+    corrupt = dcmread(bad[0])
+    corrupt.PixelData, corrupt.Rows = corrupt.PixelData[:10], 0
+    corrupt.save_as(bad[0])
+    other = phantom_series(tmp_path, **{**secrets, "EchoTime": 10})
+    flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}", "--attempts=1")
+    with Gateway(tmp_path / "journal", *flags) as gateway:
+        for series in (good, bad, other):
+            send(gateway.port, series)
+        wait_for(lambda: sum(gateway.counts().values()) == 3 and not gateway.counts()["open"])
+    log = gateway.log_file.read_text()
+    assert "study 3 is done" in log
+    told = {"SECRET", "1950", *(path.stem for path in (*good, *bad, *other))}
+    told |= {str(dcmread(series[0]).StudyInstanceUID) for series in (good, bad, other)}
+    assert not [word for word in told if word.lower() in log.lower()]
+
+
+@pytest.mark.parametrize("flag", ["--complete-count=5", "--commitment"])
+def test_a_study_need_not_be_waited_for(flag: str, tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    flags = (flag, f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
+    sent = phantom_series(tmp_path)
+    with Gateway(tmp_path / "journal", *flags, quiet_s=3600) as gateway:
+        assert send(gateway.port, sent) == 0
+        if flag == "--commitment":
+            modality = Modality(gateway.port)
+            assert modality.ask([(MRImageStorage, path.stem) for path in sent]) == 0
+            wait_for(lambda: [event for event, _ in modality.told] == [1])
+            modality.release()
+        wait_for(lambda: gateway.counts()["done"] == 1)
+        assert gateway.status()["unreported_commitments"] == []
 
 
 def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
@@ -201,6 +290,8 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     assert (ended.returncode, "holds no journal" in ended.stderr) == (2, True)
     ended = gateway.command("run", "--model=m", "--pacs=nonsense")
     assert (ended.returncode, "AET@HOST:PORT" in ended.stderr) == (2, True)
+    ended = gateway.command("run", "--model=m", "--pacs=A@b:1", "--peer=A@")
+    assert (ended.returncode, "expected AET, AET@HOST or AET@HOST:PORT" in ended.stderr) == (2, True)
     ended = gateway.command("run", "--model=m")
     assert (ended.returncode, "one of --pacs and --stow" in ended.stderr) == (2, True)
 
@@ -211,7 +302,7 @@ def test_rules_from_a_file_choose_the_series(tmp_path: Path, server: LiveServer,
     with Gateway(tmp_path / "journal", *flags, f"--rules={tmp_path / 'rules.yaml'}") as gateway:
         assert send(gateway.port, phantom_series(tmp_path, EchoTime=10, PatientID="short")) == 0
         assert send(gateway.port, phantom_series(tmp_path, EchoTime=100, PatientID="long")) == 0
-        wait_for(lambda: gateway.status()["studies"]["done"] == 2)  # type: ignore[index]
+        wait_for(lambda: gateway.counts()["done"] == 2)
     assert [report.PatientID for report in reports(pacs)] == ["short"]
     (tmp_path / "rules.yaml").write_text("echo_time: {max: 20}")
     ended = gateway.command("run", "--model=m", *flags, f"--rules={tmp_path / 'rules.yaml'}")

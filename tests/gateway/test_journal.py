@@ -133,10 +133,24 @@ def test_pauses_grow_and_end_with_retry(journal: Journal) -> None:
         study = journal.study("1")  # by its number
         assert study is not None
         pauses.append(journal.postpone(study, "away", failed=False))
-    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
     assert journal.next_due(State.OPEN) is None
     assert journal.retry("1.2") == 1
     assert journal.next_due(State.OPEN)
+
+
+def test_what_waits_for_somebody_is_hastened_and_what_fails_by_itself_is_not(journal: Journal) -> None:
+    for name in ("1.2", "1.3", "1.4"):
+        receive(journal, f"{name}.1", study=name)
+        study = journal.study(name)
+        assert study is not None
+        if name != "1.4":
+            journal.postpone(study, "", failed=name == "1.2")
+    scored(journal, study="1.4")
+    journal.hasten(State.OPEN)
+    due = journal.next_due(State.OPEN)
+    assert due is not None
+    assert due.uid == "1.3"
 
 
 def test_a_study_with_dead_instances_is_scored_again_by_retry(journal: Journal) -> None:
@@ -152,6 +166,21 @@ def test_a_study_with_dead_instances_is_scored_again_by_retry(journal: Journal) 
     assert journal.dead_instances() == []
 
 
+def test_what_is_dead_is_dismissed(journal: Journal) -> None:
+    receive(journal, "1.2.1", "1.2.2")
+    receive(journal, "1.3.1", study="1.3")
+    receive(journal, "1.4.1", study="1.4")
+    journal.finish(scored(journal, dead={"1.2.2": "corrupt"}))
+    study = journal.study("1.3")
+    assert study is not None
+    journal.give_up(study, "no")
+    assert journal.dismiss("1.4") == 0
+    assert journal.dismiss("1") == 1
+    assert journal.dead_instances() == []
+    assert journal.dismiss() == 1
+    assert [study.uid for study in journal.unfinished()] == ["1.4"]
+
+
 def test_files_are_forgotten_and_kept_again_without_another_scoring(journal: Journal) -> None:
     receive(journal, "1.2.1")
     receive(journal, "1.3.1", study="1.3")
@@ -164,7 +193,7 @@ def test_files_are_forgotten_and_kept_again_without_another_scoring(journal: Jou
     kept = journal.locate("1.2.1")
     assert kept is not None
     assert kept.read_bytes() == b"again"
-    assert journal.totals().done == 1
+    assert journal.totals().studies["done"] == 1
 
 
 def test_nothing_is_lost_between_receiving_and_forgetting(journal: Journal) -> None:

@@ -21,7 +21,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from benchmarks.models import publish_untrained
 from limner import Client
-from tests.gateway.test_gateway import Gateway, wait_for
+from tests.gateway.processes import Gateway
+from tests.gateway.waiting import wait_for
 from tests.imaging.builders import AXES, mr_instance
 from tests.live import LiveServer
 from tests.recorder import Recorder
@@ -153,7 +154,7 @@ def test_the_gateway_sends_pixels_and_takes_the_names_from_its_own_copy(
         for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber"):
             assert str(result[keyword].value) == ATTRIBUTES[keyword]
     assert_private(wire, server, study[:-1])
-    log = (tmp_path / "gateway.log").read_bytes()
+    log = gateway.log_file.read_bytes()
     assert b"scored" in log
     assert found(log) == set()
 
@@ -163,8 +164,8 @@ def test_what_goes_wrong_is_logged_without_names(server: LiveServer, tmp_path: P
     with Pacs() as pacs:
         closed = pacs.port
     flags = (f"--server={server.address}", f"--pacs=PACS@127.0.0.1:{closed}")
-    log = tmp_path / "gateway.log"
     with Gateway(tmp_path / "journal", *flags) as gateway:
+        log = gateway.log_file
         send(gateway.port, study)
         wait_for(lambda: b" waits " in log.read_bytes())
         for kept in (tmp_path / "journal" / "results").iterdir():

@@ -1,7 +1,6 @@
 """DICOM over TLS against other programs: dcmtk's storescu sends, Orthanc receives; certificates are made here."""
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,36 +11,13 @@ from pydicom.uid import generate_uid
 from limner.gateway.destinations import Pacs, UnreachableError
 from limner.gateway.journal import Journal
 from limner.gateway.receiver import ListenSettings, Receiver, Tls
+from tests.gateway.authority import Authority
 from tests.gateway.orthanc import Orthanc
 from tests.gateway.processes import send
-from tests.gateway.real import OPENSSL, needs_real
+from tests.gateway.real import needs_real
 from tests.imaging.builders import mr_instance
 
 pytestmark = needs_real
-
-
-class Authority:
-    """Signs certificates of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._folder = folder
-        self.certificate, self._key = folder / "ca.pem", folder / "ca.key"
-        self._request("authority", self.certificate, self._key, "-addext", "keyUsage=critical,keyCertSign")
-
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """Return a certificate and its key."""
-        certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
-        signer = ("-CA", str(self.certificate), "-CAkey", str(self._key))
-        names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
-        self._request(name, certificate, key, *signer, *names)
-        return certificate, key
-
-    def _request(self, name: str, certificate: Path, key: Path, *flags: str) -> None:
-        assert OPENSSL
-        command = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-        command += ["-out", str(certificate), "-keyout", str(key), *flags]
-        subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

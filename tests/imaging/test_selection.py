@@ -7,6 +7,7 @@ import pytest
 
 from limner.imaging import Range, SelectionRules, Verdict, default_rules, find_series, select
 from limner.imaging.rules import Patterns, Words
+from limner.imaging.series import named_series
 from tests.imaging.builders import DATA, SMALL, enhanced_mr, write_series
 
 THREE = default_rules().model_copy(update={"slices": Range(min=3)})
@@ -116,6 +117,15 @@ def test_every_rule_gives_its_verdict_and_those_that_are_not_there_give_none(tmp
         Verdict("slice thickness", True, "3.5 mm", "at most 4 mm"),
     )
     assert not decision.accepted
+
+
+def test_what_is_not_known_speaks_against_nothing_that_is_still_to_be_learnt() -> None:
+    named = [named_series("1.2", "MR", "t2_tse"), named_series("1.3", "CT", "scout"), named_series("1.4", "", "")]
+    whole, half, nothing = select(named)
+    assert (whole.accepted, whole.known_reasons) == (False, ())
+    assert "echo time is missing; expected at least 60 ms" in whole.reasons
+    assert [reason.partition(" is ")[0] for reason in half.known_reasons] == ["modality", "description"]
+    assert nothing.known_reasons == ()
 
 
 @pytest.mark.parametrize(("description", "taken"), [("T2 FatSat", True), ("T1", False), ("", False)])

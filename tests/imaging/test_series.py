@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from limner.imaging import ImageError, find_series
+from limner.imaging.series import Series, gather_series
 from tests.imaging.builders import AXES, DATA, SMALL, enhanced_mr, items, mr_instance, write_series
 
 
@@ -150,6 +152,15 @@ def test_series_that_differ_or_lie_on_each_other_are_not_joined(
     found = find_series(tmp_path).series
     assert [len(one.slices) for one in found] == [3, 3]
     assert not any(one.other_series_uids for one in found)
+
+
+def test_headers_that_are_not_in_files_are_grouped_as_those_that_are() -> None:
+    def told(series: list[Series]) -> set[tuple[str, str, tuple[str, ...]]]:
+        return {(one.series_uid, one.plane, tuple(part.instance_uid for part in one.slices)) for one in series}
+
+    headers = [dcmread(path, stop_before_pixels=True) for path in sorted(DATA.rglob("*.dcm"), reverse=True)]
+    broken = mr_instance(SMALL, ImageOrientationPatient=[1, 0, 0])
+    assert told(gather_series([broken, *headers])) == told(find_series(DATA).series)
 
 
 def test_what_cannot_be_read_is_named_and_takes_nothing_down(tmp_path: Path) -> None:

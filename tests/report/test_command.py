@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +10,12 @@ import pytest
 from pydantic_core import to_json
 
 from limner import Client
-from limner.cli.main import main
 from limner.errors import InvalidInputError
 from limner.report import collect, read_simulation
 from limner.types import SimulationResult
+from tests.conftest import Run
 from tests.live import LiveServer
 from tests.report.sample import FLOW, report_data
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def limner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["limner", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
-PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
+PROTOS = sorted((ROOT / "protos" / "limner").rglob("*.proto"))
 # Field numbers of descriptor.proto, of which the places of comments are made.
 MESSAGES, ENUMS, SERVICES, MEMBERS, NESTED, NESTED_ENUMS = 4, 5, 6, 2, 3, 4
 
@@ -33,6 +33,12 @@ def test_everything_in_the_contract_has_a_comment(proto: Path, tmp_path: Path) -
     assert [name for name, place in places if not comments.get(place)] == []
 
 
+@pytest.mark.parametrize("name", ["status.proto", "error_details.proto"])
+def test_googles_files_beside_the_contract_are_those_that_the_stubs_import(name: str) -> None:
+    ours = ROOT / "protos" / "google" / "rpc" / name
+    assert ours.read_text() == (Path(sysconfig.get_path("purelib")) / "google" / "rpc" / name).read_text()
+
+
 def _generate(out: Path) -> None:
     spec = spec_from_file_location("stubs", ROOT / "tools" / "stubs.py")
     assert spec is not None
@@ -47,7 +53,7 @@ def _stubs(folder: Path) -> dict[str, bytes]:
 
 
 def _describe(proto: Path, out: Path) -> FileDescriptorProto:
-    folders = (ROOT / "protos", sysconfig.get_path("purelib"), files("grpc_tools") / "_proto")
+    folders = (ROOT / "protos", files("grpc_tools") / "_proto")
     arguments = [
         *(f"--proto_path={folder}" for folder in folders),
         "--include_source_info",

@@ -6,14 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
 import pytest
 from PIL import Image as Picture
 
-from limner.cli.main import main
 from limner.v1 import simulation_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import add_CohortServiceServicer_to_server as add_cohorts
 from limner.v1.feature_pb2_grpc import add_FeatureServiceServicer_to_server as add_features
@@ -21,27 +19,11 @@ from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server 
 from limner.v1.model_pb2_grpc import add_ModelServiceServicer_to_server as add_models
 from limner.v1.simulation_pb2_grpc import add_SimulationServiceServicer_to_server as add_simulations
 from limner.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server as add_trainings
+from tests.conftest import Run
 from tests.imaging.builders import write_series
 from tests.sdk.servers import Cohorts, Features, Inference, Models, Simulations, Trainings, serving
 
-Run = Callable[..., tuple[int, str, str]]
 NOTICE = "research use only, not for diagnostic use"
-
-
-@pytest.fixture
-def limner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command, in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["limner", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, printed.out, printed.err
-
-    return run
 
 
 def test_version_and_help_say_what_it_is_for(limner: Run) -> None:
@@ -61,6 +43,7 @@ def test_version_and_help_say_what_it_is_for(limner: Run) -> None:
         "report",
         "models",
         "gateway",
+        "pull",
     ):
         assert command in out
         assert limner(command, "--help")[0] == 0

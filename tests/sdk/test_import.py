@@ -22,6 +22,11 @@ def test_the_gateway_needs_no_torch_either() -> None:
     subprocess.run([sys.executable, "-c", probe], check=True)
 
 
+def test_the_command_imports_the_gateway_only_where_it_is_asked_for() -> None:
+    probe = "import limner.cli.main, sys; assert not {'pynetdicom', 'dicomweb_client'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
 def test_the_package_itself_imports_nothing_heavy() -> None:
     probe = "import limner, sys; print(*{'numpy', 'grpc', 'pydantic', 'pydicom', 'typer'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)

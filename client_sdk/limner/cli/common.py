@@ -1,4 +1,4 @@
-"""What all commands share: the options `--server` and `--json`, where output goes, progress bars.
+"""What all commands share: the server and how it is reached, `--json`, where output goes, progress bars.
 
 Results go to standard output, everything else to standard error, so that `--json` can be piped.
 """
@@ -27,11 +27,13 @@ from rich.text import Text
 
 from limner.channel import DEFAULT_ADDRESS
 from limner.client import Client
+from limner.endpoint import Tls
 from limner.types import Result
 
 NOTICE = "research use only, not for diagnostic use"
 
 FAILED = 1
+UNAVAILABLE = 3
 
 # Columns of a table in a file or a pipe: nothing is folded.
 WIDEST = 10_000
@@ -45,9 +47,15 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+class Connections:
+    """How this command reaches servers, set by the options of `limner` itself before any command runs."""
+
+    tls: Tls | None = None
+
+
 def connect(server: str) -> Client:
     """Return a client of a server."""
-    return Client(server)
+    return Client(server, tls=Connections.tls)
 
 
 def note(message: str) -> None:

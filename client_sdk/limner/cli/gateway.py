@@ -1,13 +1,9 @@
 """`limner gateway`: a DICOM node between a PACS and a Limner server."""
 
 import logging
-import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +11,17 @@ import typer
 from limner.cli import gateway_status
 from limner.cli.common import SERVER, Server, connect
 from limner.cli.gateway_status import FOLDER, Folder
+from limner.cli.nodes import (
+    AE_TITLE,
+    HOST,
+    PORT,
+    AeTitle,
+    TlsCa,
+    TlsCertificate,
+    TlsKey,
+    need_gateway,
+    node_tls,
+)
 from limner.cli.rules import Rules, rules_of
 from limner.gateway.kinds import DEFAULT, Kind
 
@@ -29,9 +36,6 @@ app = typer.Typer(
     help="Receive studies as a DICOM node, have them scored, and send reports back to the PACS.",
 )
 
-for command in (gateway_status.status, gateway_status.show, gateway_status.retry):
-    app.command()(command)
-
 
 @app.command()
 def run(
@@ -41,7 +45,8 @@ def run(
         str,
         typer.Option(
             metavar="URL",
-            help="Send reports there by STOW-RS; credentials: LIMNER_STOW_TOKEN, or LIMNER_STOW_USER and …_PASSWORD.",
+            help="Send reports there by STOW-RS; credentials: LIMNER_DICOMWEB_TOKEN, or LIMNER_DICOMWEB_USER and "
+            "…_PASSWORD.",
         ),
     ] = "",
     send: Annotated[
@@ -51,9 +56,9 @@ def run(
             "Default: report."
         ),
     ] = None,
-    ae_title: Annotated[str, typer.Option("--aet", help="AE title of this node.")] = "LIMNER",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - a modality is elsewhere
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one and prints it.")] = 11112,
+    ae_title: AeTitle = AE_TITLE,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = HOST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one and prints it.")] = PORT,
     peer: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,7 +73,6 @@ def run(
         float, typer.Option(min=0, help="Nothing is taken that would leave less free on the disk, in GiB.")
     ] = 1,
     quiet_s: Annotated[float, typer.Option(min=0, help="A study is complete after so long without an instance.")] = 30,
-    rules: Rules = None,
     complete_count: Annotated[
         int, typer.Option(min=0, help="A study of so many instances is complete at once; 0: no number is.")
     ] = 0,
@@ -79,32 +83,35 @@ def run(
             help="Answer storage commitment, which completes a study; images are kept --keep-hours all the same.",
         ),
     ] = False,
+    rules: Rules = None,
     attempts: Annotated[int, typer.Option(min=1, help="Failures before a study is given up.")] = 5,
     keep_hours: Annotated[
         float, typer.Option(min=0, help="How long to keep the images of studies that are done.")
     ] = 24,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM certificate of this node: DICOM over TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its PEM key.")] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="Whose signature a peer's certificate must bear.")] = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     folder: Folder = FOLDER,
     server: Server = SERVER,
 ) -> None:
-    """Run the node until SIGTERM or Ctrl-C; what is unfinished then goes on at the next start.
+    """Run the node until SIGTERM or Ctrl-C.
+
+    What is unfinished then goes on at the next start.
 
     \b
     Examples:
       limner gateway run --model cervix:production --pacs ORTHANC@pacs.example:4242
       limner gateway run --model cervix --stow https://pacs.example/dicom-web --peer MODALITY --quiet-s 60
     """  # noqa: D301  \b keeps the lines apart
-    if find_spec("pynetdicom") is None:
-        raise typer.BadParameter("needs pynetdicom: pip install 'limner[gateway]'", param_hint="limner gateway")
+    need_gateway("limner gateway")
     from limner.gateway import node
     from limner.gateway.journal import Journal
     from limner.gateway.limits import Limits
     from limner.gateway.receiver import ListenSettings
 
-    _log_without_patients()
-    tls = _tls(tls_certificate, tls_key, tls_ca)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("limner").setLevel(logging.INFO)
+    tls = node_tls(tls_certificate, tls_key, tls_ca)
     limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
         model,
@@ -139,13 +146,8 @@ def run(
         journal.close()
 
 
-def _log_without_patients() -> None:
-    """Log what the gateway says; pydicom's and pynetdicom's warnings quote names, dates and UIDs."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("limner").setLevel(logging.INFO)
-    for quoting in ("pydicom", "pynetdicom", "highdicom", "dicomweb_client"):
-        logging.getLogger(quoting).setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
+for command in (gateway_status.status, gateway_status.show, gateway_status.retry, gateway_status.dismiss):
+    app.command()(command)
 
 
 def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
@@ -157,32 +159,15 @@ def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
         raise typer.BadParameter(str(error), param_hint="--peer") from error
 
 
-def _tls(certificate: Path | None, key: Path | None, ca: Path | None) -> "Tls | None":
-    from limner.gateway.receiver import Tls
-
-    if certificate is None and key is None and ca is None:
-        return None
-    if certificate is None or key is None:
-        raise typer.BadParameter("needs --tls-certificate and --tls-key", param_hint="--tls-…")
-    return Tls(certificate, key, ca)
-
-
 def _destination(pacs: str, stow: str, calling: str, tls: "Tls | None") -> "Destination":
-    from requests import Session
-
     from limner.gateway.destinations import Dicomweb, Pacs
+    from limner.gateway.peers import http_session
 
     if bool(pacs) == bool(stow):
         raise typer.BadParameter("give one of --pacs and --stow", param_hint="--pacs")
     if stow:
-        session = Session()
-        if token := os.environ.get("LIMNER_STOW_TOKEN"):
-            session.headers["Authorization"] = f"Bearer {token}"
-        elif user := os.environ.get("LIMNER_STOW_USER"):
-            session.auth = (user, os.environ.get("LIMNER_STOW_PASSWORD", ""))
-        return Dicomweb(stow, session)
-    title, _, address = pacs.partition("@")
-    host, _, port = address.rpartition(":")
-    if not (title and host and port.isdigit()):
-        raise typer.BadParameter(f"{pacs!r}; expected AET@HOST:PORT", param_hint="--pacs")
-    return Pacs(title, host, int(port), calling, tls.client_context() if tls else None)
+        return Dicomweb(stow, http_session())
+    try:
+        return Pacs.parse(pacs, calling, tls.client_context() if tls else None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--pacs") from error

@@ -1,20 +1,22 @@
-"""`limner gateway status`, `show` and `retry`: what the gateway has received, what became of it, and what to do."""
+"""`limner gateway status`, `show`, `retry` and `dismiss`: what has become of what was received, and what to do."""
 
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.text import Text
 
 from limner.cli.common import FAILED, AsJson, make_table, note, print_json, print_table
+from limner.cli.nodes import open_journal
 
 if TYPE_CHECKING:
     from limner.gateway.journal import Journal
-    from limner.gateway.records import Instance, Study
+    from limner.gateway.records import Commitment, Instance, Study, Totals
 
 Folder = Annotated[
     Path,
@@ -30,53 +32,86 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether the gateway runs, how many studies stand where, and what is not well, with the reason.
+    """Show how the gateway and its studies stand.
+
+    Whether it runs, what was received and sent, and everything that waits, was given up or is dead, with the reason.
 
     \b
     Examples:
       limner gateway status
       limner gateway status --check --json      for a monitor: its exit status is 1 where something needs a person
     """  # noqa: D301  \b keeps the lines apart
-    journal = _open(folder)
-    process, totals, studies = journal.gateway_process(), journal.totals(), journal.unfinished()
-    dead, commitments = journal.dead_instances(), journal.commitments()
-    given_up = [study for study in studies if study.given_up]
-    waiting = [study for study in studies if study.reason and not study.given_up]
-    counts = {
-        **{state: sum(study.state == state for study in studies if not study.given_up) for state in ("open", "scored")},
-        "done": totals.done,
-        "dead": len(given_up),
-    }
+    found = _Situation.of(open_journal(folder), folder)
     if as_json:
-        print_json(
-            {
-                "process": process,
-                "free_bytes": shutil.disk_usage(folder).free,
-                "studies": counts,
-                "instances": totals.instances,
-                "results": {"sent": totals.sent, "unsent": totals.unsent},
-                "oldest_s": max((time.time() - study.received for study in studies), default=0.0),
-                "dead": [_study_fields(study) for study in given_up],
-                "waiting": [_study_fields(study) for study in waiting],
-                "dead_instances": [_instance_fields(one) for one in dead],
-                "unreported_commitments": [{"peer": one.peer, "reason": one.reason} for one in commitments],
-            }
-        )
+        print_json(found.fields())
     else:
-        runs = f"runs, process {process}" if process else "does not run"
-        note(f"gateway {runs}; {shutil.disk_usage(folder).free / 2**30:.1f} GiB free")
-        note("studies: " + ", ".join(f"{number} {state}" for state, number in counts.items()))
-        note(f"instances: {totals.instances} received; results: {totals.sent} sent, {totals.unsent} to be sent")
-        if commitments:
-            note(f"storage commitments to be reported: {len(commitments)}")
-        if given_up or waiting:
-            _print_studies([*given_up, *waiting])
-        if dead:
-            _print_instances("dead instances, which could not be scored", dead)
-        if given_up or dead:
-            note("`limner gateway retry` takes all of them up again, `show STUDY` tells more of one")
-    if check and (process is None or given_up or dead):
+        found.print()
+    if check and not found.is_well:
         raise typer.Exit(FAILED)
+
+
+@dataclass(frozen=True)
+class _Situation:
+    """How a gateway stands: its process, the disk, and what is in its journal."""
+
+    process: int | None
+    free_bytes: int
+    totals: "Totals"
+    unfinished: "list[Study]"
+    dead: "list[Instance]"
+    commitments: "list[Commitment]"
+
+    @classmethod
+    def of(cls, journal: "Journal", folder: Path) -> Self:
+        return cls(
+            journal.gateway_process(),
+            shutil.disk_usage(folder).free,
+            journal.totals(),
+            journal.unfinished(),
+            journal.dead_instances(),
+            journal.commitments(),
+        )
+
+    @property
+    def is_well(self) -> bool:
+        return self.process is not None and not self.given_up and not self.dead
+
+    @property
+    def given_up(self) -> "list[Study]":
+        return [study for study in self.unfinished if study.given_up]
+
+    @property
+    def waiting(self) -> "list[Study]":
+        return [study for study in self.unfinished if study.reason and not study.given_up]
+
+    def fields(self) -> dict[str, object]:
+        return {
+            "process": self.process,
+            "free_bytes": self.free_bytes,
+            "studies": self.totals.studies,
+            "instances": self.totals.instances,
+            "results": {"sent": self.totals.sent, "unsent": self.totals.unsent},
+            "oldest_s": max((time.time() - study.received for study in self.unfinished), default=0.0),
+            "dead": [_study_fields(study) for study in self.given_up],
+            "waiting": [_study_fields(study) for study in self.waiting],
+            "dead_instances": [_instance_fields(one) for one in self.dead],
+            "unreported_commitments": [{"peer": one.peer, "reason": one.reason} for one in self.commitments],
+        }
+
+    def print(self) -> None:
+        runs = f"runs, process {self.process}" if self.process else "does not run"
+        note(f"gateway {runs}; {self.free_bytes / 2**30:.1f} GiB free")
+        note("studies: " + ", ".join(f"{number} {state}" for state, number in self.totals.studies.items()))
+        totals = self.totals
+        note(f"instances: {totals.instances} received; results: {totals.sent} sent, {totals.unsent} to be sent")
+        for one in self.commitments:
+            note(f"storage commitment of {one.peer} is not reported yet: {one.reason or 'its turn comes'}")
+        if self.given_up or self.waiting:
+            _print_studies([*self.given_up, *self.waiting])
+        if self.dead:
+            _print_instances("dead instances, which could not be scored", self.dead)
+        if self.given_up or self.dead:
+            note("`limner gateway show STUDY` tells more, `retry` takes up again, `dismiss` lists no more")
 
 
 def show(
@@ -84,8 +119,8 @@ def show(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Show where one study stands, its results, and what was left out of it."""
-    journal = _open(folder)
+    """Show one study: its state, its results, what was left out."""
+    journal = open_journal(folder)
     found = journal.study(study)
     if found is None:
         raise typer.BadParameter(f"no study {study!r} in {folder}", param_hint="STUDY")
@@ -124,29 +159,44 @@ def show(
 
 def retry(
     study: Annotated[
-        str, typer.Argument(metavar="[STUDY]", help="Its number or StudyInstanceUID; none: all that are not well.")
+        str, typer.Argument(metavar="STUDY", help="Its number or StudyInstanceUID; none: all that are not well.")
     ] = "",
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Take up again, now, what was given up, what waits for its next try, and studies with dead instances."""
-    count = _open(folder).retry(study)
+    """Take up again what failed.
+
+    Now: what was given up, what waits for its next try, and studies with dead instances. Nothing is sent twice.
+    """
+    count = open_journal(folder).retry(study)
     if study and not count:
         raise typer.BadParameter(f"no study {study!r} in {folder} that is not well", param_hint="STUDY")
+    _tell(count, "taken up again", as_json)
+
+
+def dismiss(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its number or StudyInstanceUID; or --all.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="All that was given up or is dead.")] = False,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """List what is dead no more.
+
+    What was given up, and dead instances: somebody has seen to it, or nothing can be done.
+    """
+    if bool(study) == everything:
+        raise typer.BadParameter("give a study, or --all", param_hint="STUDY")
+    count = open_journal(folder).dismiss(study)
+    if study and not count:
+        raise typer.BadParameter(f"no study {study!r} in {folder} that is dead or has what is", param_hint="STUDY")
+    _tell(count, "dismissed", as_json)
+
+
+def _tell(count: int, what: str, as_json: bool) -> None:
     if as_json:
         print_json({"studies": count})
     else:
-        note(f"{count} {'study is' if count == 1 else 'studies are'} taken up again")
-
-
-def _open(folder: Path) -> "Journal":
-    from limner.gateway.journal import FILE, Journal
-
-    if not (folder / FILE).is_file():
-        raise typer.BadParameter(
-            f"{folder} holds no journal; expected the folder of `limner gateway run`", param_hint="--journal"
-        )
-    return Journal(folder)
+        note(f"{count} {'study is' if count == 1 else 'studies are'} {what}")
 
 
 def _study_fields(study: "Study") -> dict[str, object]:
@@ -166,6 +216,7 @@ def _instance_fields(instance: "Instance") -> dict[str, object]:
     return {
         "instance": instance.uid,
         "study": instance.study,
+        "number": instance.study_number,
         "peer": instance.peer,
         "scored": instance.scored,
         "reason": instance.reason,
@@ -173,7 +224,7 @@ def _instance_fields(instance: "Instance") -> dict[str, object]:
 
 
 def _print_studies(studies: "list[Study]") -> None:
-    table = make_table("studies that are not well", "number", "state", "since", "next try", "reason")
+    table = make_table("studies that are not well", "study", "state", "since", "next try", "reason")
     for study in studies:
         since = _duration(time.time() - study.received)
         state = "dead" if study.given_up else str(study.state)
@@ -182,9 +233,9 @@ def _print_studies(studies: "list[Study]") -> None:
 
 
 def _print_instances(title: str, instances: "list[Instance]") -> None:
-    table = make_table(title, "instance", "from", "reason")
+    table = make_table(title, "study", "instance", "from", "reason")
     for one in instances:
-        table.add_row(one.uid, one.peer, Text(one.reason))
+        table.add_row(str(one.study_number), one.uid, one.peer, Text(one.reason))
     print_table(table)
 
 

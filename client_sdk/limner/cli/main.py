@@ -3,8 +3,10 @@
 0 done; 1 something failed; 2 wrong usage or input; 3 no server answers; 130 interrupted.
 """
 
+import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,18 +19,20 @@ from limner.cli import (
     models,
     phantom,
     predict,
+    pull,
     report,
     score,
     select,
     simulate,
     train,
 )
-from limner.cli.common import FAILED, NOTICE, note
+from limner.cli.common import FAILED, NOTICE, UNAVAILABLE, Connections, note
+from limner.endpoint import Tls
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
+from limner.imaging.quiet import hush_dicom
 
 WRONG_INPUT = 2
-UNAVAILABLE = 3
 
 app = typer.Typer(
     name="limner",
@@ -50,6 +54,7 @@ app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(gateway.app, name="gateway")
+app.command("pull")(pull.pull)
 
 
 def _version(wanted: bool) -> None:
@@ -63,6 +68,17 @@ def limner(
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", envvar="LIMNER_TLS", help="Reach the server by TLS; the other three imply it.")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(envvar="LIMNER_TLS_CA", help="PEM authorities of its certificate. Default: this machine's."),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar="LIMNER_TLS_CERTIFICATE", help="PEM certificate to show where it asks.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="LIMNER_TLS_KEY", help="Its PEM key.")] = None,
 ) -> None:
     """Train, serve and explain MRI outcome models. Research use only, not for diagnostic use.
 
@@ -76,11 +92,19 @@ def limner(
       limner report cervix demo --out report/ --images cohort/
 
     Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
+
+    \b
+    The options of TLS come before the command:
+      limner --tls-ca hospital.pem predict cervix study/ --server limner.example:443
     """  # noqa: D301  \b keeps the lines apart
+    wanted = tls or tls_ca or tls_certificate or tls_key
+    Connections.tls = Tls(tls_ca, tls_certificate, tls_key) if wanted else None
 
 
 def main() -> None:
     """Run the command and exit; an error ends in one line on standard error."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC tells of failed handshakes in its own words
+    hush_dicom()
     try:
         app()
     except LimnerError as error:

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from ssl import SSLContext
 from typing import Protocol
 
-from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from requests import HTTPError, RequestException, Session
+
+from limner.gateway.peers import Node, RefusedError, UnreachableError, UnsupportedError, dicomweb_client
 
 SUCCESS = 0x0000
 DUPLICATE = 0x0111
@@ -21,24 +20,14 @@ DUPLICATE = 0x0111
 OUT_OF_RESOURCES = 0xA7
 """First byte of the statuses of a destination that has no room just now (PS3.4 B.2.3)."""
 
-
-CONNECT_S = 10.0
 # Answers that say something of what was sent; after any other the same may be taken later (PS3.18 10.5.3).
-_REFUSALS = (
+REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.CONFLICT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
-
-
-class DestinationError(Exception):
-    """Results were not taken: why, in a sentence. They may be taken later."""
-
-
-class UnreachableError(DestinationError):
-    """Nobody takes anything there now: no answer, no association, no room. It says nothing of the results."""
 
 
 class Destination(Protocol):
@@ -56,46 +45,21 @@ class Destination(Protocol):
 
 
 @dataclass(frozen=True)
-class Pacs:
-    """A storage provider.
-
-    Attributes
-    ----------
-    ae_title, host, port
-        Its name and address.
-    calling
-        AE title of this node.
-    tls
-        Of the connecting side; None: in the clear.
-    """
-
-    ae_title: str
-    host: str
-    port: int
-    calling: str = "LIMNER"
-    tls: SSLContext | None = None
+class Pacs(Node):
+    """A storage provider."""
 
     def store(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Deliver files in one association."""
         datasets = {path: dcmread(path) for path in paths}
         wanted = {(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets.values()}
-        node = AE(ae_title=self.calling)
-        node.connection_timeout = CONNECT_S
-        association = node.associate(
-            self.host,
-            self.port,
-            contexts=[build_context(storage_class, syntax) for storage_class, syntax in sorted(wanted)],
-            ae_title=self.ae_title,
-            tls_args=(self.tls, self.host) if self.tls else None,
-        )
-        if association.is_rejected:
-            raise UnreachableError(f"{self} rejected the association; expected it to know {self.calling!r}")
-        if not association.is_established and not association.rejected_contexts:
-            raise UnreachableError(f"{self} cannot be reached")
+        contexts = [build_context(storage_class, syntax) for storage_class, syntax in sorted(wanted)]
         try:
-            answers = {path: self._store(association, dataset) for path, dataset in datasets.items()}
-        finally:
-            association.release()
+            with self.associate(contexts) as association:
+                answers = {path: self._store(association, dataset) for path, dataset in datasets.items()}
+        except UnsupportedError as error:
+            return dict.fromkeys(paths, str(error))
+        except RefusedError as error:  # it may be told of us
+            raise UnreachableError(str(error)) from error
         return {path: refusal for path, refusal in answers.items() if refusal}
 
     def _store(self, association: Association, dataset: Dataset) -> str:
@@ -115,9 +79,6 @@ class Pacs:
             return ""
         return f"{self} answered status {status:04X} {answer.get('ErrorComment', '')}".rstrip()
 
-    def __str__(self) -> str:
-        return f"{self.ae_title} at {self.host}:{self.port}"
-
 
 @dataclass(frozen=True)
 class Dicomweb:
@@ -128,7 +89,7 @@ class Dicomweb:
     url
         Base of the service, such as `https://pacs.example/dicom-web`.
     session
-        Carries the credentials: basic by `session.auth`, a bearer token by its header.
+        Carries the credentials.
     """
 
     url: str
@@ -138,9 +99,9 @@ class Dicomweb:
         """Deliver files in one request."""
         datasets = {path: dcmread(path) for path in paths}
         try:
-            answer = DICOMwebClient(self.url, session=self.session).store_instances(list(datasets.values()))
+            answer = dicomweb_client(self.url, self.session).store_instances(list(datasets.values()))
         except HTTPError as error:
-            if error.response is None or error.response.status_code not in _REFUSALS:
+            if error.response is None or error.response.status_code not in REFUSALS:
                 raise UnreachableError(f"{self.url}: {error}") from error
             return dict.fromkeys(paths, f"{self.url}: {error}")
         except RequestException as error:

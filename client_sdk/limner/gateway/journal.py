@@ -22,13 +22,17 @@ from typing import TextIO
 
 from limner.gateway.database import Database, JournalError
 from limner.gateway.locks import claim, claimant, shared_folder, whole_folder
-from limner.gateway.records import SCHEMA, VERSION, Commitment, Instance, State, Study, Totals
+from limner.gateway.records import DEAD, SCHEMA, VERSION, Commitment, Instance, State, Study, Totals
 from limner.imaging.files import flush, replace_file
 
 FILE = "journal.sqlite"
 FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 300.0
+LONGEST_PAUSE_S = 60.0
 
+_INSTANCES = (
+    "SELECT instances.uid, study, studies.number AS study_number, peer, scored, instances.reason"
+    " FROM instances JOIN studies ON study = studies.uid"
+)
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 
@@ -147,6 +151,10 @@ class Journal:
                     self._arrivals.popleft()
         assert arrival.new is not None  # noqa: S101 - set by this thread or by another
         return arrival.new
+
+    def holds(self, uid: str) -> bool:
+        """Whether an instance was ever received, if only to be removed since."""
+        return bool(self._database.select("SELECT 1 FROM instances WHERE uid = ?", uid))
 
     def locate(self, uid: str) -> Path | None:
         """Return where an instance is kept; None where it was never received, or has been removed."""
@@ -286,6 +294,11 @@ class Journal:
         self._put_off(study, reason, time.time() + pause_s, failed=failed, given_up=False)
         return pause_s
 
+    def hasten(self, state: State) -> None:
+        """Have what waits in a state for somebody else tried now: they answer again."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE studies SET due = 0 WHERE state = ? AND NOT failures", (state,))
+
     def give_up(self, study: Study, reason: str) -> None:
         """Try the present step no more."""
         self._put_off(study, reason, 0, failed=True, given_up=True)
@@ -359,6 +372,27 @@ class Journal:
             )
         return found.rowcount
 
+    def dismiss(self, study: str = "") -> int:
+        """Count as done what was given up, and dead instances as seen to; return the number of studies.
+
+        Parameters
+        ----------
+        study
+            UID or number of one; empty: all of them.
+        """
+        with self._database.transaction() as connection:
+            found = connection.execute(
+                "SELECT uid FROM studies WHERE (uid = ? OR number = ? OR ? = '') AND (given_up OR"
+                " EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND reason <> ''))",
+                (study, study, study),
+            ).fetchall()
+            connection.executemany(
+                "UPDATE studies SET state = ?, given_up = FALSE, reason = '' WHERE uid = ? AND given_up",
+                [(State.DONE, row["uid"]) for row in found],
+            )
+            connection.executemany("UPDATE instances SET reason = '' WHERE study = ?", [(row["uid"],) for row in found])
+        return len(found)
+
     def study(self, name: str) -> Study | None:
         """Return a study by its UID or number, None where there is none."""
         rows = self._database.select("SELECT * FROM studies WHERE uid = ? OR number = ?", name, name)
@@ -370,15 +404,15 @@ class Journal:
         return [Study.of(row) for row in rows]
 
     def totals(self) -> Totals:
-        """Count what has been received and what has been sent."""
-        (row,) = self._database.select(
-            "SELECT (SELECT count(*) FROM studies WHERE state = ?) AS done,"
-            " (SELECT count(*) FROM instances) AS instances,"
-            " (SELECT count(*) FROM results WHERE sent IS NOT NULL) AS sent,"
-            " (SELECT count(*) FROM results WHERE sent IS NULL) AS unsent",
-            State.DONE,
+        """Count studies by their state, instances and results."""
+        studies = dict.fromkeys([*State, DEAD], 0)
+        query = "SELECT iif(given_up, ?, state) AS state, count(*) AS number FROM studies GROUP BY 1"
+        studies |= {row["state"]: row["number"] for row in self._database.select(query, DEAD)}
+        (counts,) = self._database.select(
+            "SELECT (SELECT count(*) FROM instances) AS instances,"
+            " count(sent) AS sent, count(*) - count(sent) AS unsent FROM results"
         )
-        return Totals(**row)
+        return Totals({str(state): number for state, number in studies.items()}, **counts)
 
     def instances(self, study: Study) -> list[Instance]:
         """Return every instance of a study that was received, in the order of their arrival."""
@@ -386,14 +420,11 @@ class Journal:
 
     def dead_instances(self) -> list[Instance]:
         """Return every instance that could not be scored."""
-        return self._instances("reason <> ''")
+        return self._instances("instances.reason <> ''")
 
     def _instances(self, condition: str, *values: object) -> list[Instance]:
-        rows = self._database.select(
-            f"SELECT uid, study, peer, scored, reason FROM instances WHERE {condition} ORDER BY received",  # noqa: S608
-            *values,
-        )
-        return [Instance(**row) for row in rows]
+        query = f"{_INSTANCES} WHERE {condition} ORDER BY instances.received"
+        return [Instance(**row) for row in self._database.select(query, *values)]
 
     def results(self, study: Study) -> dict[str, float | None]:
         """Return the SOPInstanceUIDs of a study's results, and when each was sent, in seconds since 1970."""

@@ -17,9 +17,10 @@ from limner.client import Client
 from limner.errors import LimnerError, NotFoundError, UnavailableError
 from limner.gateway.commitment import CommitmentProvider
 from limner.gateway.database import JournalError
-from limner.gateway.destinations import Destination, DestinationError, UnreachableError
+from limner.gateway.destinations import Destination
 from limner.gateway.journal import Journal
 from limner.gateway.kinds import DEFAULT, Kind
+from limner.gateway.peers import PeerError, UnreachableError
 from limner.gateway.receiver import ListenSettings, Receiver
 from limner.gateway.records import State, Study
 from limner.gateway.results import series_results
@@ -98,6 +99,7 @@ class Worker:
         self._take = take
         self._attempts = attempts
         self._stopped = stopped
+        self._away = False
 
     def step(self) -> bool:
         """Take the study that has waited longest through the step; return False where there is none."""
@@ -111,19 +113,25 @@ class Worker:
         except Exception as error:  # one study must not stop the others
             if not self._stopped.is_set():
                 self._put_off(study, error)
+            return True
+        if self._away:
+            self._journal.hasten(study.state)
+            self._away = False
         return True
 
     def _put_off(self, study: Study, error: Exception) -> None:
         match error:
             case UnavailableError() | NotFoundError() | UnreachableError():
+                self._away = True
                 pause_s = self._journal.postpone(study, str(error), failed=False)
                 _log.warning("study %d waits %.3g s: %s", study.number, pause_s, error)
                 return
-            case LimnerError() | DestinationError() | OSError():
+            case LimnerError() | PeerError() | OSError():
                 reason = str(error)
             case _:
                 reason = f"{type(error).__name__}: {error}"
-                _log.error("study %d failed for a reason of ours\n%s", study.number, _where(error))
+                if not study.failures:
+                    _log.error("study %d fails for a reason of ours\n%s", study.number, _where(error))
         # The reason may quote the patient's data: `limner gateway show` tells it, the log does not.
         if study.failures + 1 >= self._attempts:
             self._journal.give_up(study, reason)
@@ -173,7 +181,7 @@ class Sending:
         refused = self.destination.store(list(files.values())) if files else {}
         self.journal.mark_sent([uid for uid, file in files.items() if file not in refused])
         if refused:
-            raise DestinationError("; ".join(sorted(set(refused.values()))))
+            raise PeerError("; ".join(sorted(set(refused.values()))))
         self.journal.finish(study)
         _log.info("study %d is done: %d results sent", study.number, len(files))
 

@@ -6,18 +6,15 @@ and named then.
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from socket import SHUT_RD, socket
 from ssl import PROTOCOL_TLS_SERVER, SSLContext, SSLSocket, TLSVersion, VerifyMode, create_default_context
 from typing import Any, Protocol
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -48,18 +45,20 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
 from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
+from limner.gateway.peers import PDU_BYTES
+from limner.imaging.dicom import can_decode
+from limner.imaging.errors import ImageError
+from limner.imaging.headers import read_header, value_of
 
-# Its record of every message takes a third of the time, and names UIDs.
+# It would write down every message, which names UIDs.
 _config.LOG_HANDLER_LEVEL = "none"
-
-PDU_BYTES = 131072
-"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (
     *(JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless),
     *(JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K, RLELossless),
 )
+_LOOKED_AT = ("SOPInstanceUID", "StudyInstanceUID")
 STORED_CLASSES = (MRImageStorage, EnhancedMRImageStorage)
 
 SUCCESS = 0x0000
@@ -134,7 +133,7 @@ class ListenSettings:
 
 
 class Keeper(Protocol):
-    """Keeps instances: the journal does."""
+    """Keeps instances: the journal does, and a pull what it asked for."""
 
     def receive(self, uid: str, study: str, peer: str, content: bytes) -> bool:
         """Keep an instance for good; return False where it is here already.
@@ -142,7 +141,7 @@ class Keeper(Protocol):
         Raises
         ------
         ValueError
-            A UID is none.
+            A UID is none, or not asked for.
         OSError
             It cannot be written.
         """
@@ -158,6 +157,8 @@ class Receiver:
         What is acknowledged is kept there.
     commitment
         Answers the requests for storage commitment (EVT_N_ACTION); None: the service is not offered.
+    storage_classes
+        SOP classes that are taken.
 
     Raises
     ------
@@ -170,6 +171,7 @@ class Receiver:
         keeper: Keeper,
         settings: ListenSettings,
         commitment: Callable[[evt.Event], tuple[int, Dataset | None]] | None = None,
+        storage_classes: Iterable[str] = STORED_CLASSES,
     ) -> None:
         self._keeper = keeper
         self._settings = settings
@@ -177,10 +179,9 @@ class Receiver:
         node = AE(ae_title=settings.ae_title)
         node.require_called_aet = True
         node.maximum_associations = settings.limits.associations
-        node.maximum_pdu_size = PDU_BYTES
         node.network_timeout = node.acse_timeout = settings.idle_s
         node.add_supported_context(Verification)
-        for storage_class in STORED_CLASSES:
+        for storage_class in storage_classes:
             node.add_supported_context(storage_class, transfer_syntaxes())
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_CONN_OPEN, self._limit_silence),
@@ -234,15 +235,15 @@ class Receiver:
 
 def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
     """Answer a C-STORE: success once the instance is on the disk."""
-    peer = event.assoc.requestor.ae_title
+    association = event.assoc
+    sender = association.acceptor if association.is_requestor else association.requestor  # the former by C-GET
+    peer = sender.ae_title
     try:
         content = event.encoded_dataset()
-        header = dcmread(
-            BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID", "StudyInstanceUID"]
-        )
-        uid, study = str(header.get("SOPInstanceUID") or ""), str(header.get("StudyInstanceUID") or "")
-    except Exception as error:  # a corrupt byte may raise anything in the parser
-        return _refusal(NOT_UNDERSTOOD, peer, f"not readable: {type(error).__name__}")
+        header = read_header(content, only=_LOOKED_AT)
+        uid, study = (str(value_of(header, keyword) or "") for keyword in _LOOKED_AT)
+    except ImageError as error:
+        return _refusal(NOT_UNDERSTOOD, peer, str(error))
     request = event.request
     assert isinstance(request, C_STORE)  # noqa: S101 - what the handler is for
     if uid != request.AffectedSOPInstanceUID:
@@ -250,7 +251,7 @@ def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
     try:
         keeper.receive(uid, study, peer, content)
     except ValueError:
-        return _refusal(NOT_UNDERSTOOD, peer, "StudyInstanceUID or SOPInstanceUID is no UID")
+        return _refusal(NOT_UNDERSTOOD, peer, "StudyInstanceUID or SOPInstanceUID is no UID, or not asked for")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _refusal(OUT_OF_RESOURCES, peer, "the disk is full")
@@ -260,7 +261,7 @@ def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
 
 def transfer_syntaxes() -> list[UID]:
     """Return the transfer syntaxes that an installed decoder reads, the uncompressed ones first."""
-    return [*_PLAIN, *(syntax for syntax in _COMPRESSED if get_decoder(syntax).is_available)]
+    return [*_PLAIN, *(syntax for syntax in _COMPRESSED if can_decode(syntax))]
 
 
 def _refusal(status: int, peer: str, reason: str) -> Dataset:

@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS commitments (
 """
 
 
+DEAD = "dead"
+"""What a study is called that was given up, whatever its state."""
+
+
 class State(StrEnum):
     """Which step a study has behind it."""
 
@@ -83,10 +87,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance: who sent it, how often it was scored with a result that was kept, and why it could not be."""
+    """An instance of a study: who sent it, how often it was scored with results that were kept, why it could not be."""
 
     uid: str
     study: str
+    study_number: int
     peer: str
     scored: int
     reason: str
@@ -94,17 +99,22 @@ class Instance:
 
 @dataclass(frozen=True)
 class Totals:
-    """Numbers of studies that are done, of instances received, and of results that were sent and are to be sent."""
+    """How many there are.
 
-    done: int
+    Attributes
+    ----------
+    studies
+        By state, and by `dead` where they were given up.
+    instances
+        That were received.
+    sent, unsent
+        Results.
+    """
+
+    studies: dict[str, int]
     instances: int
     sent: int
     unsent: int
-
-    @property
-    def results(self) -> int:
-        """All of them."""
-        return self.sent + self.unsent
 
 
 @dataclass(frozen=True)

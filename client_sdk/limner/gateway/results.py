@@ -23,6 +23,9 @@ from limner.imaging.maps import MappedSlice, parametric_maps
 PICTURES = 3
 """Slices of a series that are sent as pictures: those that speak most for its label."""
 
+MOST_BYTES = 256 << 20
+"""Of all heat maps of a series."""
+
 
 @dataclass
 class SeriesResults:
@@ -70,13 +73,15 @@ def series_results(client: Client, score: SeriesScore, kinds: Collection[Kind]) 
     if not headers:
         return results
     if Kind.HEAT_MAP in kinds or Kind.PICTURE in kinds:
-        explained = explain_series(client, score)
-        for reason in explained.failed:
-            results.miss(reason)
-        if Kind.HEAT_MAP in kinds:
-            _add_maps(explained, headers, results)
-        if Kind.PICTURE in kinds:
-            _add_pictures(explained, headers, results)
+        with results.optional("heat map"):
+            _check_size(score, headers)
+            explained = explain_series(client, score)
+            for reason in explained.failed:
+                results.miss(reason)
+            if Kind.HEAT_MAP in kinds:
+                _add_maps(explained, headers, results)
+            if Kind.PICTURE in kinds:
+                _add_pictures(explained, headers, results)
     if Kind.REPORT in kinds:
         card = client.model(f"{score.model.name}:{score.model.version}").card
         results.objects.insert(0, prediction_report(score, headers, card, tuple(results.objects)))
@@ -92,6 +97,14 @@ def _headers(score: SeriesScore, results: SeriesResults) -> dict[str, Dataset]:
             check_source(header)
             headers[uid] = header
     return headers
+
+
+def _check_size(score: SeriesScore, headers: Mapping[str, Dataset]) -> None:
+    """Refuse more heat maps than fit in memory, some four times over."""
+    known = [headers[part.instance_uid] for part, _ in score.scored if part.instance_uid in headers]
+    size = sum(4 * int(header.Rows) * int(header.Columns) for header in known)
+    if size > MOST_BYTES:
+        raise ImageError("series", f"{size >> 20} MiB of heat maps", f"at most {MOST_BYTES >> 20} MiB")
 
 
 def _add_maps(explained: ExplainedSeries, headers: Mapping[str, Dataset], results: SeriesResults) -> None:

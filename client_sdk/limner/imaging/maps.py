@@ -23,7 +23,6 @@ from limner.imaging.derived import (
     finish,
     highdicom,
     long_string,
-    names_as_they_are,
     private_code,
     series_number,
     stand_in,
@@ -67,9 +66,9 @@ class MappedSlice:
 def parametric_maps(slices: Sequence[MappedSlice], importance: Importance) -> tuple[Dataset, ...]:
     """Return the heat maps of a series as Parametric Map: one object, or one for each raster that the series has.
 
-    Slices share an object when they have the same size, spacing, orientation and frame of reference, lie at different
-    positions, and, of multi-frame sources, are of the same instance. The same question has the same SOPInstanceUID: it
-    follows from the sources and the importance.
+    Slices share an object when they have the same size, spacing, orientation, frame of reference and SeriesInstanceUID,
+    lie at different positions, and, of multi-frame sources, are of the same instance. The same question has the same
+    SOPInstanceUID: it follows from the sources and the importance.
 
     Parameters
     ----------
@@ -111,26 +110,25 @@ def _parametric_map(group: list[MappedSlice], importance: Importance, number: in
     identity = [str(first.SeriesInstanceUID), str(model), str(importance)]
     of_slices = [f"{one.source.SOPInstanceUID}:{one.frame}" for one in group]
     sources = [_multi_frame(group)] if several else [_single_frame(one, group) for one in group]
-    with names_as_they_are():
-        result: Dataset = library.pm.ParametricMap(
-            source_images=sources,
-            pixel_array=np.stack([_checked(one) for one in group]),
-            series_instance_uid=generate_uid(entropy_srcs=[*identity, "map series"]),
-            series_number=series_number(sources[0], _SERIES_OFFSET),
-            sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_slices]),
-            instance_number=number,
-            contains_recognizable_visual_features=False,
-            real_world_value_mappings=[_mapping(importance)],
-            voi_lut_transformations=[library.VOILUTTransformation(window_center=0.5, window_width=1.0)],
-            plane_positions=[library.PlanePositionSequence("PATIENT", _position(one)) for one in group]
-            if several
-            else None,
-            content_label="HEAT_MAP",
-            content_description=long_string(str(importance)),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            specific_character_set=CHARACTER_SET,
-            **equipment(model),
-        )
+    result: Dataset = library.pm.ParametricMap(
+        source_images=sources,
+        pixel_array=np.stack([_checked(one) for one in group]),
+        series_instance_uid=generate_uid(entropy_srcs=[*identity, "map series"]),
+        series_number=series_number(sources[0], _SERIES_OFFSET),
+        sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_slices]),
+        instance_number=number,
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[_mapping(importance)],
+        voi_lut_transformations=[library.VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        plane_positions=[library.PlanePositionSequence("PATIENT", _position(one)) for one in group]
+        if several
+        else None,
+        content_label="HEAT_MAP",
+        content_description=long_string(str(importance)),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=CHARACTER_SET,
+        **equipment(model),
+    )
     result.Laterality = ""
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):
         item.DimensionOrganizationUID = generate_uid(entropy_srcs=[*identity, *of_slices, "dimensions"])
@@ -210,9 +208,10 @@ def _raster(one: MappedSlice) -> tuple[object, ...]:
     reference = source.get("FrameOfReferenceUID")
     if not reference:
         raise ImageError("FrameOfReferenceUID", "missing", "the frame of reference that positions are in")
-    instance = str(source.SOPInstanceUID) if several else ""
+    # What shares an object has to share these too; a series may have been split over several.
+    whole = str(source.SOPInstanceUID if several else source.SeriesInstanceUID)
     cosines = tuple(round(cosine, 4) for cosine in _orientation(one))
-    return instance, str(reference), source.Rows, source.Columns, pixel_spacing(source, one.frame), cosines
+    return whole, str(reference), source.Rows, source.Columns, pixel_spacing(source, one.frame), cosines
 
 
 def _is_multi_frame(source: Dataset) -> bool:

@@ -142,8 +142,9 @@ def deidentified(
     return cleaned
 
 
-def encoded(dataset: FileDataset) -> bytes:
-    """Return a dataset as the content of a file."""
+@as_image_errors
+def encoded(dataset: Dataset) -> bytes:
+    """Return a dataset as the content of a file; ImageError where it cannot be written."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -9,6 +9,7 @@ SeriesInstanceUIDs is one.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,7 @@ from limner.imaging.headers import (
     pixel_spacing,
     position,
     read_header,
+    value_of,
     why_unreadable,
 )
 
@@ -143,6 +145,26 @@ def find_series(folder: Path, progress: Callable[[], None] | None = None) -> Fou
     return FoundFiles(series, unreadable)
 
 
+def gather_series(headers: Iterable[Dataset]) -> list[Series]:
+    """Group images into series as `find_series` does, of headers that are not in files: their paths are empty.
+
+    One that cannot be understood is left out.
+    """
+    groups: dict[_Key, _Group] = {}
+    for header in headers:
+        with suppress(ImageError):
+            for group in _frames(Path(), header):
+                groups.setdefault(group.key, group).absorb(group)
+    return [group.series() for group in _joined(groups.values())]
+
+
+def named_series(uid: str, modality: str, description: str) -> Series:
+    """Return a series of which no more than this is known."""
+    header = Dataset()
+    header.SeriesInstanceUID, header.Modality, header.SeriesDescription = uid, modality, description
+    return _facts(header, 0, None)
+
+
 @dataclass(frozen=True)
 class _Key:
     """What the slices of one series have in common; of a SeriesInstanceUID with several of these, each is a series."""
@@ -206,10 +228,15 @@ def _groups(path: Path) -> list[_Group]:
         raise ImageError("file", "not a regular file", "a DICOM file")
     header = read_header(path)
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        if not header.get(keyword):
+        if value_of(header, keyword) is None:
             raise ImageError(keyword, "missing", "an instance of a series")
-    if header.get("Rows") is None:
+    if value_of(header, "Rows") is None:
         raise ImageError("PixelData", "missing", "an instance with pixels")
+    return _frames(path, header)
+
+
+@as_image_errors
+def _frames(path: Path, header: Dataset) -> list[_Group]:
     return [_group(path, header, frame) for frame in range(frame_count(header))]
 
 
@@ -228,7 +255,7 @@ def _group(path: Path, header: Dataset, frame: int) -> _Group:
         facts.image_type,
     )
     acquisition = (_text(header, "SeriesNumber"), _text(header, "FrameOfReferenceUID"))
-    return _Group(key, facts, acquisition, [(int(header.get("InstanceNumber") or 0), one)])
+    return _Group(key, facts, acquisition, [(int(_number(header, frame, "InstanceNumber") or 0), one)])
 
 
 def _facts(header: Dataset, frame: int, cosines: tuple[float, ...] | None) -> Series:
@@ -239,7 +266,7 @@ def _facts(header: Dataset, frame: int, cosines: tuple[float, ...] | None) -> Se
         description=_text(header, "SeriesDescription") or _text(header, "ProtocolName"),
         modality=_text(header, "Modality"),
         plane=_plane(cosines),
-        image_type=_words(frame_value(header, "FrameType", frame) or header.get("ImageType")),
+        image_type=_words(frame_value(header, "FrameType", frame) or value_of(header, "ImageType")),
         sequence=_sequence(header, frame),
         echo_time_ms=_number(header, frame, "EchoTime", "EffectiveEchoTime"),
         repetition_time_ms=_number(header, frame, "RepetitionTime"),
@@ -250,7 +277,7 @@ def _facts(header: Dataset, frame: int, cosines: tuple[float, ...] | None) -> Se
 
 
 def _sequence(header: Dataset, frame: int) -> tuple[str, ...]:
-    words = _words(header.get("ScanningSequence") or header.get("EchoPulseSequence"))
+    words = _words(value_of(header, "ScanningSequence") or value_of(header, "EchoPulseSequence"))
     planar = frame_value(header, "EchoPlanarPulseSequence", frame) == "YES"  # PS3.3 C.8.13.4
     return (*words, "EP") if planar and "EP" not in words else words
 
@@ -271,7 +298,7 @@ def _plane(cosines: tuple[float, ...] | None) -> Plane:
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
+    value = value_of(header, keyword)
     return "" if value is None else str(value).strip()
 
 

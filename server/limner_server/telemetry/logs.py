@@ -5,6 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from limner.imaging.quiet import hush_dicom
+
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -24,3 +26,4 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    hush_dicom()
