@@ -272,3 +272,17 @@ def test_patience_counts_from_the_first_failure_and_not_from_a_slow_source() -> 
     troubled = [0]
     with serving(add_inference, Troubled(trouble)) as address:
         assert_each_once(answers_of(address, slow(), patience_s=1), 30)
+
+
+def test_less_is_sent_to_a_server_that_does_not_answer_in_time() -> None:
+    turn = threading.Lock()
+
+    def trouble(number: int, request: inference_pb2.PredictRequest, context: Any) -> None:
+        with turn:  # one image after another
+            if context.is_active():
+                time.sleep(0.01 * len(request.images))
+
+    with serving(add_inference, Troubled(trouble)) as address:
+        answers = answers_of(address, arrays(200), timeout=0.6, in_flight=256)
+    assert_each_once(answers, 200)
+    assert all(result.ok for _, result in answers)
