@@ -15,7 +15,7 @@ from limner.imaging.deidentify import Pseudonymiser
 from limner.imaging.errors import ImageError
 from limner.imaging.files import each_file, replace_file
 from limner.imaging.headers import NOT_DICOM, read_header, why_unreadable
-from limner.imaging.profile import Retain, deidentified, method
+from limner.imaging.profile import Retain, deidentified, encoded, method
 from limner.imaging.pseudonym_map import PseudonymMap
 
 
@@ -107,11 +107,14 @@ def _deidentify(path: Path, out: Path, names: PseudonymMap, retain: Collection[R
     if _is_there(target, method(retain)):
         names.save()
         return False
-    whole = _read(path, names, retain, pixels=True)
+    try:
+        content = encoded(_read(path, names, retain, pixels=True))
+    except ImageError as error:
+        raise _UnreadableError(str(error)) from error
     names.save()
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(target) as temporary:
-        whole.save_as(temporary, enforce_file_format=True)
+        temporary.write_bytes(content)
     return True
 
 

@@ -451,15 +451,16 @@ def _unended(chance: Chance, base: bytes) -> bytes:
 
 
 def _relabelled(chance: Chance, base: bytes) -> bytes:
-    """Name another transfer syntax than the file's own, or none."""
-    dataset = dcmread(io.BytesIO(base))
-    own = dataset.file_meta.TransferSyntaxUID
-    other = chance.choice((*AllTransferSyntaxes, UID("1.2.3.4"), UID("1.2.840.10008.1.2.4.999"), UID("")))
-    padded = [text.encode() + b"\0" * (len(text) % 2) for text in (own, other)]
-    named = [
-        struct.pack("<4sHH", b"\x02\x00\x10\x00", 0, 0)[:4] + b"UI" + struct.pack("<H", len(p)) + p for p in padded
-    ]
-    return base.replace(named[0], named[1], 1)
+    return relabelled(
+        base, chance.choice((*AllTransferSyntaxes, UID("1.2.3.4"), UID("1.2.840.10008.1.2.4.999"), UID("")))
+    )
+
+
+def relabelled(whole: bytes, syntax: UID) -> bytes:
+    """Name another transfer syntax than a file's own, or none."""
+    own = dcmread(io.BytesIO(whole)).file_meta.TransferSyntaxUID
+    before, after = (_raw(0x0002, 0x0010, b"UI", uid.encode() + b"\0" * (len(uid) % 2)) for uid in (own, syntax))
+    return whole.replace(before, after, 1)
 
 
 def _deflated(chance: Chance, base: bytes) -> bytes:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Run
 from tests.live import LiveServer
 from tests.scoring.tables import assert_same_tables, read
-from tests.sdk.test_cli import NOTICE, Run, limner
-
-__all__ = ["limner"]
+from tests.sdk.test_cli import NOTICE
 
 
 def test_a_run_from_the_command_line(

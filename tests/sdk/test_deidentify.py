@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.uid import JPEG2000, SecondaryCaptureImageStorage
 
 from limner.deidentified_folder import deidentify_folder
 from limner.errors import InvalidInputError
 from limner.imaging import Pseudonymiser, PseudonymMap, Retain, find_series
 from tests.imaging.builders import DATA, SMALL, mr_instance, write_series
+from tests.imaging.malformed import relabelled
 
 KEY = bytes(range(32))
 
@@ -82,12 +83,13 @@ def test_what_fails_is_named_and_takes_nothing_down(names: PseudonymMap, tmp_pat
     for name, (changes, _) in bad.items():
         mr_instance(SMALL, **changes).save_as(source / f"{name}.dcm", enforce_file_format=True)
     (source / "cut.dcm").write_bytes((source / "1.dcm").read_bytes()[:300])
+    (source / "mislabelled.dcm").write_bytes(relabelled((source / "1.dcm").read_bytes(), JPEG2000))
     (source / "gone.dcm").symlink_to(source / "nowhere")
     (source / "notes.txt").write_text("notes")
     done = deidentify_folder(source, tmp_path / "out", names)
     assert (done.written, done.other) == (2, (source / "notes.txt",))
     reasons = {path.stem: reason for path, reason in done.failed}
-    assert reasons.keys() == bad.keys() | {"cut", "gone"}
+    assert reasons.keys() == bad.keys() | {"cut", "gone", "mislabelled"}
     for name, (_, reason) in bad.items():
         assert reasons[name].startswith(reason)
     assert len(outputs(tmp_path / "out")) == 2
