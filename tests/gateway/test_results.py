@@ -39,7 +39,7 @@ OF_THE_SOURCE = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyDate"),
     *("StudyTime", "StudyID", "AccessionNumber", "StudyDescription", "ReferringPhysicianName", "ProcedureCodeSequence"),
 )
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore:The string:UserWarning")
 
 
 class Made:

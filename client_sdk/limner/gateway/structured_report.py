@@ -36,7 +36,6 @@ from limner.imaging.derived import (
     ModelReference,
     equipment,
     finish,
-    names_as_they_are,
     private_code,
     series_number,
     stand_in,
@@ -125,18 +124,17 @@ def prediction_report(
     )
     comment = TextContentItem(codes.DCM.Comment, MARK, RelationshipTypeValues.CONTAINS)
     content[0].ContentSequence.insert(-1, comment)  # before the measurements, to be read first
-    with names_as_they_are():
-        report = Comprehensive3DSR(
-            evidence=[*evidence, *explanations],
-            content=content[0],
-            series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
-            series_number=series_number(evidence[0], _SERIES_OFFSET),
-            sop_instance_uid=generate_uid(entropy_srcs=[*identity, "instance"]),
-            instance_number=1,
-            is_complete=True,
-            specific_character_set=CHARACTER_SET,
-            **equipment(ModelReference(**score.model.to_dict())),
-        )
+    report = Comprehensive3DSR(
+        evidence=[*evidence, *explanations],
+        content=content[0],
+        series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
+        series_number=series_number(evidence[0], _SERIES_OFFSET),
+        sop_instance_uid=generate_uid(entropy_srcs=[*identity, "instance"]),
+        instance_number=1,
+        is_complete=True,
+        specific_character_set=CHARACTER_SET,
+        **equipment(ModelReference(**score.model.to_dict())),
+    )
     finish(report, next(iter(sources.values())), f"Score by {score.model.name}")
     return report
 

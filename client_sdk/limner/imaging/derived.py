@@ -4,8 +4,7 @@ A result belongs to the source's patient and study to the letter, also where the
 a PACS files by these values. Objects themselves are built elsewhere: `export.py`, `maps.py`, `limner.gateway.results`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +13,6 @@ from pathlib import Path
 from re import fullmatch, sub
 from types import ModuleType
 from typing import TypedDict
-from warnings import catch_warnings, filterwarnings
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -100,14 +98,6 @@ def highdicom() -> ModuleType:
         message = "DICOM output needs highdicom: pip install 'limner[gateway]'"
         raise ModuleNotFoundError(message, name=error.name) from error
     return highdicom
-
-
-@contextmanager
-def names_as_they_are() -> Iterator[None]:
-    """Build an object whatever the patient's name looks like: a warning would put it into a log."""
-    with catch_warnings():
-        filterwarnings("ignore", "The string .* is unlikely to represent", UserWarning)
-        yield
 
 
 def stand_in(source: Dataset) -> Dataset:

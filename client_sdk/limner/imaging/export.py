@@ -23,7 +23,6 @@ from limner.imaging.derived import (
     equipment,
     finish,
     highdicom,
-    names_as_they_are,
     series_number,
     stand_in,
     whole_number,
@@ -206,23 +205,22 @@ def heat_map_capture(
     picture, factor = with_legend(Image.fromarray(overlay(grey(image.pixels), heat_map)), caption)
     identity = [str(source.SeriesInstanceUID), str(model), str(importance)]
     of_instance = [str(source.SOPInstanceUID), str(frame), "picture"]
-    with names_as_they_are():
-        captured: Dataset = highdicom().sc.SCImage.from_ref_dataset(
-            header,
-            pixel_array=np.asarray(picture),
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=("L", "P"),  # for now: highdicom knows no oblique ones
-            series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
-            sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
-            series_number=series_number(header, _SERIES_OFFSET),
-            instance_number=max(whole_number(header, "InstanceNumber") + frame, 1),
-            pixel_spacing=(image.row_spacing_mm / factor, image.column_spacing_mm / factor),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            specific_character_set=CHARACTER_SET,
-            **equipment(model),
-        )
+    captured: Dataset = highdicom().sc.SCImage.from_ref_dataset(
+        header,
+        pixel_array=np.asarray(picture),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),  # for now: highdicom knows no oblique ones
+        series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
+        sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_instance]),
+        series_number=series_number(header, _SERIES_OFFSET),
+        instance_number=max(whole_number(header, "InstanceNumber") + frame, 1),
+        pixel_spacing=(image.row_spacing_mm / factor, image.column_spacing_mm / factor),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=CHARACTER_SET,
+        **equipment(model),
+    )
     # Beyond what makes a patient and a study: age, weight, description.
     captured.copy_patient_and_study_information(header)
     captured.PatientOrientation = _directions(image.orientation)

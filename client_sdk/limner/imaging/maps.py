@@ -23,7 +23,6 @@ from limner.imaging.derived import (
     finish,
     highdicom,
     long_string,
-    names_as_they_are,
     private_code,
     series_number,
     stand_in,
@@ -111,26 +110,25 @@ def _parametric_map(group: list[MappedSlice], importance: Importance, number: in
     identity = [str(first.SeriesInstanceUID), str(model), str(importance)]
     of_slices = [f"{one.source.SOPInstanceUID}:{one.frame}" for one in group]
     sources = [_multi_frame(group)] if several else [_single_frame(one, group) for one in group]
-    with names_as_they_are():
-        result: Dataset = library.pm.ParametricMap(
-            source_images=sources,
-            pixel_array=np.stack([_checked(one) for one in group]),
-            series_instance_uid=generate_uid(entropy_srcs=[*identity, "map series"]),
-            series_number=series_number(sources[0], _SERIES_OFFSET),
-            sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_slices]),
-            instance_number=number,
-            contains_recognizable_visual_features=False,
-            real_world_value_mappings=[_mapping(importance)],
-            voi_lut_transformations=[library.VOILUTTransformation(window_center=0.5, window_width=1.0)],
-            plane_positions=[library.PlanePositionSequence("PATIENT", _position(one)) for one in group]
-            if several
-            else None,
-            content_label="HEAT_MAP",
-            content_description=long_string(str(importance)),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            specific_character_set=CHARACTER_SET,
-            **equipment(model),
-        )
+    result: Dataset = library.pm.ParametricMap(
+        source_images=sources,
+        pixel_array=np.stack([_checked(one) for one in group]),
+        series_instance_uid=generate_uid(entropy_srcs=[*identity, "map series"]),
+        series_number=series_number(sources[0], _SERIES_OFFSET),
+        sop_instance_uid=generate_uid(entropy_srcs=[*identity, *of_slices]),
+        instance_number=number,
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[_mapping(importance)],
+        voi_lut_transformations=[library.VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        plane_positions=[library.PlanePositionSequence("PATIENT", _position(one)) for one in group]
+        if several
+        else None,
+        content_label="HEAT_MAP",
+        content_description=long_string(str(importance)),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=CHARACTER_SET,
+        **equipment(model),
+    )
     result.Laterality = ""
     for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):
         item.DimensionOrganizationUID = generate_uid(entropy_srcs=[*identity, *of_slices, "dimensions"])
