@@ -257,14 +257,20 @@ def test_the_log_holds_nothing_of_a_patient(tmp_path: Path, server: LiveServer, 
     corrupt.PixelData, corrupt.Rows = corrupt.PixelData[:10], 0
     corrupt.save_as(bad[0])
     other = phantom_series(tmp_path, **{**secrets, "EchoTime": 10})
+    (refused,) = phantom_series(tmp_path, 1, **secrets)
+    stray = dcmread(refused)
+    stray.StudyInstanceUID = "1.2.SECRET"
+    stray.save_as(refused)
     flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}", "--attempts=1")
     with Gateway(tmp_path / "journal", *flags) as gateway:
         for series in (good, bad, other):
             send(gateway.port, series)
-        wait_for(lambda: sum(gateway.counts().values()) == 3 and not gateway.counts()["open"])
+        assert send(gateway.port, [refused]) != 0
+        wait_for(lambda: gateway.counts()["done"] == 3)
     log = gateway.log_file.read_text()
     assert "study 3 is done" in log
-    told = {"SECRET", "1950", *(path.stem for path in (*good, *bad, *other))}
+    assert "refused an instance of MODALITY" in log
+    told = {"SECRET", "1950", *(path.stem for path in (*good, *bad, *other, refused))}
     told |= {str(dcmread(series[0]).StudyInstanceUID) for series in (good, bad, other)}
     assert not [word for word in told if word.lower() in log.lower()]
 

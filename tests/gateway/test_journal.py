@@ -170,15 +170,17 @@ def test_what_is_dead_is_dismissed(journal: Journal) -> None:
     receive(journal, "1.2.1", "1.2.2")
     receive(journal, "1.3.1", study="1.3")
     receive(journal, "1.4.1", study="1.4")
-    journal.finish(scored(journal, dead={"1.2.2": "corrupt"}))
-    study = journal.study("1.3")
-    assert study is not None
-    journal.give_up(study, "no")
+    scored(journal, "2.1", dead={"1.2.2": "corrupt"})
+    given_up = scored(journal, "3.1", study="1.3")
+    journal.give_up(given_up, "no")
     assert journal.dismiss("1.4") == 0
     assert journal.dismiss("1") == 1
     assert journal.dead_instances() == []
+    assert journal.result_file("2.1").exists()  # its neighbours' result is still to be sent
     assert journal.dismiss() == 1
-    assert [study.uid for study in journal.unfinished()] == ["1.4"]
+    assert [study.uid for study in journal.unfinished()] == ["1.2", "1.4"]
+    assert journal.unsent(given_up) == []
+    assert not journal.result_file("3.1").exists()
 
 
 def test_files_are_forgotten_and_kept_again_without_another_scoring(journal: Journal) -> None:

@@ -13,9 +13,10 @@ from weakref import WeakValueDictionary
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, build_role, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
@@ -23,6 +24,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
 
 from limner.gateway.journal import Journal, is_uid
 from limner.gateway.limits import Peer
+from limner.gateway.peers import Node, PeerError
 from limner.gateway.records import Commitment
 
 SUCCESS = 0x0000
@@ -39,13 +41,7 @@ REQUEST = 1
 ALL_HELD, SOME_FAILED = 1, 2
 """Types of the action, and of the event (PS3.4 J.3.2, J.3.3)."""
 
-ANSWER_WITHIN_S = 30.0
-
 _log = logging.getLogger(__name__)
-
-
-class ReportError(Exception):
-    """A report was not taken: why, in a sentence without patient data."""
 
 
 class CommitmentProvider:
@@ -123,7 +119,7 @@ class CommitmentProvider:
             try:
                 self._report(commitment)
             except Exception as error:  # one report must not stop the others
-                reason = str(error) if isinstance(error, ReportError) else type(error).__name__
+                reason = str(error) if isinstance(error, PeerError) else type(error).__name__
                 if time.time() - commitment.received < self._keep_s:
                     pause_s = self._journal.postpone_report(commitment, reason)
                     _log.warning("a report to %s waits %.3g s: %s", commitment.peer, pause_s, reason)
@@ -136,25 +132,13 @@ class CommitmentProvider:
         if peer is None:
             association = self._asked_by.get(commitment.uid)
             if association is None or not association.is_established:
-                raise ReportError("the association that asked for it has ended; expected --peer AET@HOST:PORT")
+                raise PeerError("the association that asked for it has ended; expected --peer AET@HOST:PORT")
             _deliver(association, commitment)
             return
-        node = AE(ae_title=self._ae_title)
-        node.connection_timeout = node.acse_timeout = node.dimse_timeout = ANSWER_WITHIN_S
-        node.add_requested_context(StorageCommitmentPushModel)
-        association = node.associate(
-            peer.host,
-            peer.port,
-            ae_title=peer.ae_title,
-            ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)],
-            tls_args=(self._tls, peer.host) if self._tls else None,
-        )
-        if not association.is_established:
-            raise ReportError(f"{peer.ae_title} at {peer.host}:{peer.port} does not accept an association")
-        try:
+        node = Node(peer.ae_title, peer.host, peer.port, self._ae_title, self._tls)
+        service = StorageCommitmentPushModel
+        with node.associate([build_context(service)], [build_role(service, scp_role=True)]) as association:
             _deliver(association, commitment)
-        finally:
-            association.release()
 
 
 def _deliver(association: Association, commitment: Commitment) -> None:
@@ -172,10 +156,10 @@ def _deliver(association: Association, commitment: Commitment) -> None:
             StorageCommitmentPushModelInstance,
         )
     except (RuntimeError, ValueError) as error:  # ended meanwhile; its role was not accepted
-        raise ReportError(str(error)) from error
+        raise PeerError(str(error)) from error
     if status.get("Status") != SUCCESS:
         told = f"{status.Status:04X}" if "Status" in status else "nothing"
-        raise ReportError(f"{commitment.peer} answered {told}; expected 0000")
+        raise PeerError(f"{commitment.peer} answered {told}; expected 0000")
 
 
 def _item(storage_class: str, instance: str, failure: int | None = None) -> Dataset:

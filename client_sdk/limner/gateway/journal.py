@@ -373,7 +373,7 @@ class Journal:
         return found.rowcount
 
     def dismiss(self, study: str = "") -> int:
-        """Count as done what was given up, and dead instances as seen to; return the number of studies.
+        """Count as done what was given up, unsent results and all, and dead instances as seen to; return the number.
 
         Parameters
         ----------
@@ -382,15 +382,21 @@ class Journal:
         """
         with self._database.transaction() as connection:
             found = connection.execute(
-                "SELECT uid FROM studies WHERE (uid = ? OR number = ? OR ? = '') AND (given_up OR"
+                "SELECT uid, given_up FROM studies WHERE (uid = ? OR number = ? OR ? = '') AND (given_up OR"
                 " EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND reason <> ''))",
                 (study, study, study),
             ).fetchall()
-            connection.executemany(
-                "UPDATE studies SET state = ?, given_up = FALSE, reason = '' WHERE uid = ? AND given_up",
-                [(State.DONE, row["uid"]) for row in found],
-            )
-            connection.executemany("UPDATE instances SET reason = '' WHERE study = ?", [(row["uid"],) for row in found])
+            dropped = []
+            for uid, given_up in found:
+                connection.execute("UPDATE instances SET reason = '' WHERE study = ?", (uid,))
+                if given_up:
+                    connection.execute(
+                        "UPDATE studies SET state = ?, given_up = FALSE, reason = '' WHERE uid = ?", (State.DONE, uid)
+                    )
+                    query = "DELETE FROM results WHERE study = ? AND sent IS NULL RETURNING uid"
+                    dropped += connection.execute(query, (uid,)).fetchall()
+        for row in dropped:
+            self.result_file(row["uid"]).unlink(missing_ok=True)
         return len(found)
 
     def study(self, name: str) -> Study | None:

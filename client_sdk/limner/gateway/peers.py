@@ -27,7 +27,7 @@ TOKEN, USER, PASSWORD = "LIMNER_DICOMWEB_TOKEN", "LIMNER_DICOMWEB_USER", "LIMNER
 
 CONNECT_S = 10.0
 PDU_BYTES = 131072
-"""Longest PDU that peers may send: the longest that dcmtk does. With 16 KiB a slice costs twice the time."""
+"""Longest PDU that peers may send: the longest that dcmtk does."""
 LONGEST_RETRY_AFTER_S = 60
 _OVERLOADED = (
     HTTPStatus.TOO_MANY_REQUESTS,

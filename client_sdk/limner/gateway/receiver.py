@@ -45,7 +45,6 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
 from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
-from limner.gateway.peers import PDU_BYTES
 from limner.imaging.dicom import can_decode
 from limner.imaging.errors import ImageError
 from limner.imaging.headers import read_header, value_of
@@ -243,7 +242,7 @@ def answer_store(event: evt.Event, keeper: Keeper) -> Dataset | int:
         header = read_header(content, only=_LOOKED_AT)
         uid, study = (str(value_of(header, keyword) or "") for keyword in _LOOKED_AT)
     except ImageError as error:
-        return _refusal(NOT_UNDERSTOOD, peer, str(error))
+        return _refusal(NOT_UNDERSTOOD, peer, str(error), f"{error.field} is not what it has to be")
     request = event.request
     assert isinstance(request, C_STORE)  # noqa: S101 - what the handler is for
     if uid != request.AffectedSOPInstanceUID:
@@ -264,8 +263,9 @@ def transfer_syntaxes() -> list[UID]:
     return [*_PLAIN, *(syntax for syntax in _COMPRESSED if can_decode(syntax))]
 
 
-def _refusal(status: int, peer: str, reason: str) -> Dataset:
-    _log.warning("refused an instance of %s: %s", peer, reason)
+def _refusal(status: int, peer: str, reason: str, logged: str = "") -> Dataset:
+    """Refuse an instance; `logged` where the reason quotes what came, which is the sender's to know."""
+    _log.warning("refused an instance of %s: %s", peer, logged or reason)
     answer = Dataset()
     answer.Status = status
     answer.ErrorComment = reason[:64]  # LO (PS3.5 6.2)

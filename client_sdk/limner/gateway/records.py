@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-VERSION = 2
+VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS studies (
   number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, state TEXT NOT NULL, given_up INTEGER NOT NULL,
