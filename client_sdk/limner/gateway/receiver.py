@@ -45,7 +45,6 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
 from pynetdicom.transport import ThreadedAssociationServer
 
 from limner.gateway.limits import Doorkeeper, Limits
-from limner.gateway.peers import PDU_BYTES
 from limner.imaging.dicom import can_decode
 from limner.imaging.errors import ImageError
 from limner.imaging.headers import read_header, value_of
