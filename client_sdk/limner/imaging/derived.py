@@ -14,11 +14,12 @@ from re import fullmatch, sub
 from types import ModuleType
 from typing import TypedDict
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, STR_VR, TM, PersonName
 
 from limner.imaging.errors import ImageError
 from limner.imaging.files import replace_file
@@ -31,7 +32,7 @@ SCHEME = "99LIMNER"
 """Coding scheme of our own concepts."""
 
 _CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
-_DISPUTED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+_DISPUTED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
 _FUNCTIONAL_GROUPS = 0x5200
 """Sequences of an item for each frame, in which nothing of the patient is."""
 
@@ -120,7 +121,8 @@ def stand_in(source: Dataset) -> Dataset:
     header = Dataset()
     for tag in source.keys():  # noqa: SIM118  a dataset iterates over elements, and stops at the first broken one
         with suppress(Exception):
-            header.add(_copied(source[tag]))
+            if _is_of_its_kind(element := source[tag]):
+                header.add(_copied(element))
     for keyword in _TYPE_2:
         header.setdefault(keyword, "")
     for keyword in _DISPUTED:
@@ -144,6 +146,14 @@ def check_source(source: Dataset) -> None:
     if source.get("SOPClassUID") not in _CLASSES:
         expected = "MR Image Storage or Enhanced MR Image Storage"
         raise ImageError("SOPClassUID", source.get("SOPClassUID") or "missing", expected)
+
+
+def _is_of_its_kind(element: DataElement) -> bool:
+    """Whether text is text: highdicom gives a value the VR of its attribute, whichever the source has."""
+    if not dictionary_has_tag(element.tag):
+        return True
+    own = dictionary_VR(element.tag)
+    return own == element.VR or own not in STR_VR or isinstance(element.value, str | PersonName)
 
 
 def _copied(element: DataElement) -> DataElement:
@@ -249,10 +259,12 @@ def write_dicom(path: Path, result: Dataset) -> None:
 def _is_refused(header: Dataset, keyword: str) -> bool:
     """Whether highdicom refuses a value of the patient or the study."""
     value = header.get(keyword)
+    if keyword == "PatientName":
+        return not isinstance(value, str | PersonName | None)
     if keyword == "PatientSex":
         return value not in (None, "", "M", "F", "O")
     try:
         (TM if keyword == "StudyTime" else DA)(value)
-    except ValueError:
+    except (ValueError, TypeError):
         return True
     return False

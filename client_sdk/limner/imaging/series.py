@@ -8,6 +8,7 @@ Enhanced MR instance or a localizer may) is several series here, and one series 
 SeriesInstanceUIDs is one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -176,26 +177,39 @@ class _Key:
     image_type: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What a header says of its series: the series without slices, and SeriesNumber and FrameOfReferenceUID."""
+
+    series: Series
+    acquisition: tuple[str, str]
+
+
 @dataclass
 class _Group:
-    """A series being gathered: what its first header says, and its slices with their instance numbers.
+    """A series being gathered: what its headers say, and its slices with their instance numbers.
 
     Headers themselves are not kept: those of 100,000 slices would not fit in memory.
     """
 
     key: _Key
-    facts: Series
-    acquisition: tuple[str, str]
-    """SeriesNumber and FrameOfReferenceUID."""
+    told: Counter[_Facts]
+    """What how many headers say."""
     slices: list[tuple[int, SeriesSlice]]
+
+    @property
+    def facts(self) -> _Facts:
+        """What most headers say: one that is wrong does not speak for its neighbours."""
+        return self.told.most_common(1)[0][0]
 
     def absorb(self, other: "_Group") -> None:
         if other is not self:
+            self.told += other.told
             self.slices += other.slices
 
     def series(self) -> Series:
         ordered = sorted(self.slices, key=lambda one: (one[1].position_mm or 0.0, one[0], one[1].frame))
-        return replace(self.facts, slices=tuple(one for _, one in ordered))
+        return replace(self.facts.series, slices=tuple(one for _, one in ordered))
 
 
 def _joined(groups: Iterable[_Group]) -> list[_Group]:
@@ -205,17 +219,18 @@ def _joined(groups: Iterable[_Group]) -> list[_Group]:
     """
     alike: dict[object, list[_Group]] = {}
     for group in groups:
-        facts = replace(group.facts, series_uid="")
-        alike.setdefault((replace(group.key, series_uid=""), facts, group.acquisition), []).append(group)
+        facts = group.facts
+        nameless = replace(facts, series=replace(facts.series, series_uid=""))
+        alike.setdefault((replace(group.key, series_uid=""), nameless), []).append(group)
     joined: list[_Group] = []
     for parts in alike.values():
         places = [one.position_mm for part in parts for _, one in part.slices]
         distinct = {round(place, 1) for place in places if place is not None}
-        if all(parts[0].acquisition) and len(distinct) == len(places):
+        if all(parts[0].facts.acquisition) and len(distinct) == len(places):
             first, *others = sorted(parts, key=lambda part: part.key.series_uid)
-            facts = replace(first.facts, other_series_uids=tuple(part.key.series_uid for part in others))
+            whole = replace(first.facts.series, other_series_uids=tuple(part.key.series_uid for part in others))
             slices = list(chain.from_iterable(part.slices for part in parts))
-            joined.append(_Group(first.key, facts, first.acquisition, slices))
+            joined.append(_Group(first.key, Counter([replace(first.facts, series=whole)]), slices))
         else:
             joined += parts
     return joined
@@ -255,7 +270,9 @@ def _group(path: Path, header: Dataset, frame: int) -> _Group:
         facts.image_type,
     )
     acquisition = (_text(header, "SeriesNumber"), _text(header, "FrameOfReferenceUID"))
-    return _Group(key, facts, acquisition, [(int(_number(header, frame, "InstanceNumber") or 0), one)])
+    return _Group(
+        key, Counter([_Facts(facts, acquisition)]), [(int(_number(header, frame, "InstanceNumber") or 0), one)]
+    )
 
 
 def _facts(header: Dataset, frame: int, cosines: tuple[float, ...] | None) -> Series:
