@@ -11,6 +11,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it
     ParametricMapStorage,
     SecondaryCaptureImageStorage,
     StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
     Verification,
 )
 
@@ -35,9 +38,16 @@ def test_the_services_are_those_of_the_code() -> None:
     received = {Verification, *receiver.STORED_CLASSES, StorageCommitmentPushModel}
     sent = {Comprehensive3DSRStorage, ParametricMapStorage, SecondaryCaptureImageStorage}
     assert len(sent) == len(Kind)
+    asked = {
+        StudyRootQueryRetrieveInformationModelFind,
+        StudyRootQueryRetrieveInformationModelGet,
+        StudyRootQueryRetrieveInformationModelMove,
+    }
     rows = table("SOP class", "UID", "role", "")
-    assert {uid: role for _, uid, role, _ in rows} == dict.fromkeys(received, "SCP") | dict.fromkeys(sent, "SCU")
-    assert all(UID(uid).name.startswith(name) for name, uid, *_ in rows)
+    assert {uid: role for _, uid, role, _ in rows} == dict.fromkeys(received, "SCP") | dict.fromkeys(
+        sent | asked, "SCU"
+    )
+    assert all(name in UID(uid).name for name, uid, *_ in rows)
 
 
 def test_the_transfer_syntaxes_are_those_of_the_code_in_their_order() -> None:
