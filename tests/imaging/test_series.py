@@ -40,6 +40,17 @@ def test_order_without_positions_is_of_instance_numbers(tmp_path: Path) -> None:
     assert [one.path.stem for one in series.slices] == ["5", "4", "3", "2", "1"]
 
 
+def test_a_header_that_lacks_something_does_not_speak_for_its_neighbours(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    (whole,) = find_series(tmp_path).series
+    first = whole.slices[0].path
+    instance = dcmread(first)
+    del instance.PixelSpacing, instance.RepetitionTime
+    instance.save_as(first, enforce_file_format=True)
+    (series,) = find_series(tmp_path).series
+    assert series == whole
+
+
 @pytest.mark.parametrize(
     ("cosines", "plane"),
     [
