@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from highdicom.pm.sop import ParametricMap, pmread
 from highdicom.sr import Comprehensive3DSR, srread
-from pydicom import dcmread
+from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ParametricMapStorage, SecondaryCaptureImageStorage
@@ -30,6 +30,7 @@ from limner.imaging.headers import orientation, pixel_spacing, position
 from limner.types import Distance
 from tests.gateway.orthanc import PLUGIN, PROGRAM, Orthanc
 from tests.gateway.series import JAPANESE, SERIES
+from tests.imaging.builders import mr_instance
 from tests.imaging.conformance import dicom_errors
 from tests.live import LiveServer
 
@@ -325,3 +326,17 @@ def _content(file: bytes) -> bytes:
 
 def _uids(result: Dataset) -> list[tuple[str, str]]:
     return [(element.keyword, str(element.value)) for element in result.iterall() if element.VR == "UI"]
+
+
+def test_a_name_of_several_values_keeps_no_report_back(client: Client, tmp_path: Path) -> None:
+    for index in range(5):
+        with config.disable_value_validation():
+            place = {"ImagePositionPatient": [0, 0, index], "FrameOfReferenceUID": "1.2.3", "StudyInstanceUID": "1.2.4"}
+            dataset = mr_instance(np.full((40, 40), index, np.uint16), SeriesInstanceUID="1.2.5", **place)
+            dataset.PatientName = ["Doe^Jane", "Roe^Jane"]
+            dataset.save_as(tmp_path / f"{index}.dcm", enforce_file_format=True)
+    (score,) = score_study(client, "model", tmp_path, ANY).series
+    results = series_results(client, score, [Kind.REPORT])
+    assert (len(results.objects), results.missing) == (1, [])
+    write_dicom(tmp_path / "report", results.objects[0])
+    assert list(dcmread(tmp_path / "report").PatientName) == ["Doe^Jane", "Roe^Jane"]
