@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from benchmarks.models import publish_identity
@@ -14,20 +15,24 @@ from limner_server.networks.repository import ModelRepository
 from limner_server.serving import ModelPool
 from limner_server.settings import Settings
 from limner_server.state.aliases import AliasStore
-from limner_server.state.database import open_database
+from limner_server.state.database import open_database, writing
 from limner_server.state.loaded import LoadedStore
 from limner_server.state.servers import Membership
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Membership:
-    return Membership(open_database(f"sqlite:///{tmp_path / 'state.sqlite'}"), tmp_path / "servers")
+def database(tmp_path: Path) -> Engine:
+    return open_database(f"sqlite:///{tmp_path / 'state.sqlite'}")
 
 
 @pytest.fixture
-def pool(tmp_path: Path, server: Membership) -> ModelPool:
+def server(tmp_path: Path, database: Engine) -> Membership:
+    return Membership(database, tmp_path / "servers")
+
+
+@pytest.fixture
+def pool(tmp_path: Path, database: Engine, server: Membership) -> ModelPool:
     publish_identity(tmp_path / "models", "identity", size=32)
-    database = open_database(f"sqlite:///{tmp_path / 'state.sqlite'}")
     holdings = LoadedStore(database, server.id)
     return ModelPool(ModelRepository(tmp_path / "models"), AliasStore(database), holdings, Settings(), "cpu")
 
@@ -37,18 +42,22 @@ def executors() -> int:
     return sum(thread.name == "limner-lane-0" for thread in threading.enumerate())
 
 
-def test_a_caller_who_gives_up_takes_the_model_from_nobody(pool: ModelPool, server: Membership) -> None:
+def test_a_caller_who_gives_up_takes_the_model_from_nobody(
+    pool: ModelPool, database: Engine, server: Membership
+) -> None:
     server.join()
     before = executors()
 
     async def go() -> None:
-        first = asyncio.create_task(pool.acquire("identity"))
-        second = asyncio.create_task(pool.acquire("identity"))
-        await asyncio.sleep(0.03)
-        assert not first.done()  # it is loading
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
+        with writing(database, "held: a load ends with a line in the database, which now waits"):
+            first = asyncio.create_task(pool.acquire("identity"))
+            second = asyncio.create_task(pool.acquire("identity"))
+            while executors() == before:  # noqa: ASYNC110 - threads set no event
+                await asyncio.sleep(0.01)
+            assert not first.done()
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
         served = await second
         assert await pool.acquire("identity") is served
         output = await served.run(Item(np.full((32, 32), 3, np.float32)))
