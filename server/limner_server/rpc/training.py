@@ -19,7 +19,7 @@ from limner_server.state.cohorts import CohortStore
 from limner_server.state.jobs import Job, JobKind, JobStore
 from limner_server.training.config import TrainingConfig
 from limner_server.training.folds import check_folds
-from limner_server.training.job import TrainingRequest
+from limner_server.training.request import TrainingRequest
 
 _FOLD_UNITS = {training_pb2.FOLD_UNIT_SUBJECT: "subject", training_pb2.FOLD_UNIT_SLICE: "slice"}
 MAX_REQUEST_ID = 64
