@@ -158,7 +158,7 @@ class App:
 
     async def _stop(self) -> None:
         await self._set_health(serving=False)
-        self._runner.stop_claiming()
+        self._runner.leave_off()
         await self._server.stop(self._settings.drain_s)
         await self._runner.close()
         await self._models.close()

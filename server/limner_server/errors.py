@@ -73,3 +73,7 @@ class EngineError(LimnerError):
     """The forward pass of a batch failed; the text stays in the server's log."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class LeftOffError(Exception):
+    """A job was told to leave off, and has kept where it is: not a failure, and nobody's answer."""

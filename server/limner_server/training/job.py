@@ -68,7 +68,8 @@ def _train(request: TrainingRequest, folder: Path, reporter: Reporter, device: t
     splits = plan_splits(cohort, config)
     plans = _plans(cohort, splits, config, folder / "networks", _pretrained_file(request))
     slices, labels = normalise(torch.from_numpy(cohort.images)), torch.from_numpy(cohort.labels)
-    trainer = Trainer(slices, labels, len(cohort.classes), config, device, world)
+    leaves_off = reporter.told_to_leave_off.is_set
+    trainer = Trainer(slices, labels, len(cohort.classes), config, device, world, leaves_off)
     progress = _Progress(reporter, sum(plan.images for plan in plans))
     (folder / "networks").mkdir(exist_ok=True)
     scored: dict[int, ScoredSplit] = {}
