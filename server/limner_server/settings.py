@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     max_queue_images: Annotated[
         int, Field(ge=1, description="Images that may wait for one model in one worker before it refuses.")
     ] = 1024
+    load: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="NAME or NAME:VERSION, comma-separated: models that are loaded and warm before it is ready."),
+    ] = ()
     decode_threads: Annotated[int, Field(ge=1, le=256, description="Threads that decode images, in each worker.")] = 2
     max_message_mb: Annotated[int, Field(ge=1, le=2047, description="Largest gRPC message, in MiB.")] = 256
     max_jobs: Annotated[int, Field(ge=1, description="Trainings and simulations at a time, in all workers.")] = 1
@@ -84,6 +89,11 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
+
+    @field_validator("load", mode="before")
+    @classmethod
+    def _split_names(cls, names: object) -> object:
+        return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
     @field_validator("triton_url")
     @classmethod
