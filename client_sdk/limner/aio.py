@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
@@ -13,6 +13,7 @@ from limner.cohorts import Advance, CohortPlan, Upload
 from limner.endpoint import Endpoint, Tls
 from limner.errors import DeadlineError, InternalError, LimnerError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.resending import AsyncSending
 from limner.streams import AsyncResultStream
 from limner.types import (
     Cohort,
@@ -97,22 +98,31 @@ class AsyncClient:
 
     async def import_cohort(self, cohort: str, plan: CohortPlan, *, progress: Advance | None = None) -> ImportResult:
         """As `Client.import_cohort`."""
-        try:
-            there = (await self.cohort(cohort, instances=True)).instances
-        except NotFoundError:
-            there = ()
-        upload = Upload(cohort, plan, there, progress)
+        upload = Upload(cohort, plan, await self._instances(cohort), progress)
+        patience = channel.Patience()
+        patience.renew()
 
         async def messages() -> AsyncIterator[cohort_pb2.ImportCohortRequest]:
             source = upload.messages()
             while (message := await asyncio.to_thread(next, source, None)) is not None:
                 yield message
 
+        while True:
+            try:
+                reply = await self._cohorts.ImportCohort(messages())
+                return wire.import_result(reply, upload)
+            except grpc.RpcError as error:
+                lost = await self._explain(error)
+                if not isinstance(lost, UnavailableError):
+                    raise lost from error
+            if upload.resume(await self._insist(lambda: self._instances(cohort), patience)):
+                patience.renew()
+
+    async def _instances(self, cohort: str) -> tuple[str, ...]:
         try:
-            reply = await self._cohorts.ImportCohort(messages())
-        except grpc.RpcError as error:
-            raise await self._explain(error) from error
-        return wire.import_result(reply, upload.known, upload.refused)
+            return (await self.cohort(cohort, instances=True)).instances
+        except NotFoundError:
+            return ()
 
     async def cohorts(self) -> tuple[Cohort, ...]:
         """As `Client.cohorts`."""
@@ -199,14 +209,17 @@ class AsyncClient:
     ) -> AsyncResultStream[ImageResult]:
         """As `Client.predict_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
+        sending = AsyncSending(ledger, ledger.parcels_async(images))
 
-        async def messages() -> AsyncIterator[inference_pb2.PredictStreamRequest]:
-            yield requests.predict_header(model, priority, embedding)
-            async for parcel in ledger.parcels_async(images):
+        async def messages(asks: str) -> AsyncIterator[inference_pb2.PredictStreamRequest]:
+            yield requests.predict_header(asks or model, priority, embedding)
+            async for parcel in sending.new_call():
                 yield requests.predict_images(parcel)
 
-        replies = self._stream(lambda: self._inference.PredictStream(messages()))
-        return AsyncResultStream(replies, ledger, wire.image_result)
+        def begin(asks: str) -> AsyncGenerator[inference_pb2.PredictStreamResponse, None]:
+            return self._stream(lambda: self._inference.PredictStream(messages(asks)))
+
+        return AsyncResultStream(begin, self.model, ledger, wire.image_result)
 
     async def extract_features(
         self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
@@ -229,14 +242,18 @@ class AsyncClient:
     ) -> AsyncResultStream[ImageFeatures]:
         """As `Client.extract_features_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
+        sending = AsyncSending(ledger, ([message] async for message in ledger.messages_async(images)))
 
-        async def messages() -> AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest]:
-            yield requests.features_header(model, options or FeatureOptions())
-            async for message in ledger.messages_async(images):
-                yield requests.features_image(message)
+        async def messages(asks: str) -> AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest]:
+            yield requests.features_header(asks or model, options or FeatureOptions())
+            async for parcel in sending.new_call():
+                for message in parcel:
+                    yield requests.features_image(message)
 
-        replies = self._stream(lambda: self._features.ExtractFeaturesStream(messages()))
-        return AsyncResultStream(replies, ledger, wire.image_features)
+        def begin(asks: str) -> AsyncGenerator[feature_pb2.ExtractFeaturesStreamResponse, None]:
+            return self._stream(lambda: self._features.ExtractFeaturesStream(messages(asks)))
+
+        return AsyncResultStream(begin, self.model, ledger, wire.image_features)
 
     # Simulation
 
@@ -299,6 +316,16 @@ class AsyncClient:
             return await method(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise await self._explain(error) from error
+
+    async def _insist(self, call: Callable[[], Awaitable[_A]], patience: channel.Patience) -> _A:
+        """Make a call, again and again while no server is there, as long as the patience lasts."""
+        while True:
+            await asyncio.sleep(channel.POLL_S)
+            try:
+                return await call()
+            except UnavailableError:
+                if patience.exhausted():
+                    raise
 
     async def _explain(self, error: grpc.RpcError) -> LimnerError:
         return await asyncio.to_thread(self._endpoint.explain, error)

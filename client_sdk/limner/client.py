@@ -19,6 +19,7 @@ from limner.cohorts import Advance, CohortPlan, Upload
 from limner.endpoint import Endpoint, Tls
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.resending import Sending
 from limner.streams import ResultStream
 from limner.types import (
     Cohort,
@@ -39,8 +40,9 @@ from limner.types import (
 )
 from limner.v1 import cohort_pb2, model_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import CohortServiceStub
+from limner.v1.feature_pb2 import ExtractFeaturesStreamResponse
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
-from limner.v1.inference_pb2 import PredictResponse
+from limner.v1.inference_pb2 import PredictResponse, PredictStreamResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
@@ -132,8 +134,9 @@ class Client:
     def import_cohort(self, cohort: str, plan: CohortPlan, *, progress: Advance | None = None) -> ImportResult:
         """Add slices to a cohort, creating it if need be.
 
-        Asks first what is there and sends only the rest, so that an interrupted import is resumed by calling again. A
-        slice that cannot be read, or that the server refuses, is listed in the result and stops no other.
+        Asks first what is there and sends only the rest, so that an interrupted import is resumed by calling again; one
+        whose server is lost resumes by itself. A slice that cannot be read, or that the server refuses, is listed in
+        the result and stops no other.
 
         Parameters
         ----------
@@ -142,16 +145,25 @@ class Client:
         progress
             Called with the number of slices done and in all, from another thread.
         """
+        upload = Upload(cohort, plan, self._instances(cohort), progress)
+        patience = channel.Patience()
+        patience.renew()
+        while True:
+            try:
+                reply = self._cohorts.ImportCohort(upload.messages())
+                return wire.import_result(reply, upload)
+            except grpc.RpcError as error:
+                lost = self._endpoint.explain(error)
+                if not isinstance(lost, UnavailableError):
+                    raise lost from error
+            if upload.resume(self._insist(lambda: self._instances(cohort), patience)):
+                patience.renew()
+
+    def _instances(self, cohort: str) -> tuple[str, ...]:
         try:
-            there = self.cohort(cohort, instances=True).instances
+            return self.cohort(cohort, instances=True).instances
         except NotFoundError:
-            there = ()
-        upload = Upload(cohort, plan, there, progress)
-        try:
-            reply = self._cohorts.ImportCohort(upload.messages())
-        except grpc.RpcError as error:
-            raise self._endpoint.explain(error) from error
-        return wire.import_result(reply, upload.known, upload.refused)
+            return ()
 
     def cohorts(self) -> tuple[Cohort, ...]:
         """Return all cohorts, by name, without instances."""
@@ -253,13 +265,17 @@ class Client:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
         Of a list or an array several images travel in one message, which is faster; those of an iterator go one by one,
-        as it gives them.
+        as it gives them. A stream that has begun goes on through a restart of the server, or on another one.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
-        messages = chain(
-            [requests.predict_header(model, priority, embedding)], map(requests.predict_images, ledger.parcels(images))
-        )
-        return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
+        sending = Sending(ledger, ledger.parcels(images))
+
+        def begin(asks: str) -> Generator[PredictStreamResponse, None, None]:
+            header = requests.predict_header(asks or model, priority, embedding)
+            messages = chain([header], map(requests.predict_images, sending.new_call()))
+            return self._stream(lambda: self._inference.PredictStream(messages))
+
+        return ResultStream(begin, self.model, ledger, wire.image_result)
 
     def score(
         self,
@@ -316,10 +332,14 @@ class Client:
     ) -> ResultStream[ImageFeatures]:
         """Find the most important channels of any number of images; results come as they are done."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
-        header = requests.features_header(model, options or FeatureOptions())
-        messages = chain([header], map(requests.features_image, ledger.messages(images)))
-        replies = self._stream(lambda: self._features.ExtractFeaturesStream(messages))
-        return ResultStream(replies, ledger, wire.image_features)
+        sending = Sending(ledger, ([message] for message in ledger.messages(images)))
+
+        def begin(asks: str) -> Generator[ExtractFeaturesStreamResponse, None, None]:
+            header = requests.features_header(asks or model, options or FeatureOptions())
+            messages = chain([header], map(requests.features_image, chain.from_iterable(sending.new_call())))
+            return self._stream(lambda: self._features.ExtractFeaturesStream(messages))
+
+        return ResultStream(begin, self.model, ledger, wire.image_features)
 
     # Simulation
 
@@ -396,6 +416,16 @@ class Client:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise self._endpoint.explain(error) from error
+
+    def _insist(self, call: Callable[[], _A], patience: channel.Patience) -> _A:
+        """Make a call, again and again while no server is there, as long as the patience lasts."""
+        while True:
+            time.sleep(channel.POLL_S)
+            try:
+                return call()
+            except UnavailableError:
+                if patience.exhausted():
+                    raise
 
     def _stream(self, start: Callable[[], _Call[_A]]) -> Generator[_A, None, None]:
         """Give the messages of a stream, which is cancelled where the caller stops early."""

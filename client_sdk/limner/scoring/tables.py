@@ -54,7 +54,7 @@ def finish(folder: Path, run: Run, journal: Journal, kind: TableFormat) -> Score
 
 def _write_tables(folder: Path, run: Run, journal: Journal, kind: TableFormat) -> Scores:
     labels = run.model.labels
-    roll_up = RollUp(run.model)
+    roll_up = RollUp()
     images = failed = far = 0
 
     def counted() -> Iterator[Row]:
@@ -67,7 +67,7 @@ def _write_tables(folder: Path, run: Run, journal: Journal, kind: TableFormat) -
             yield row
 
     _write(folder, "images", kind, image_columns(labels), image_cells(counted(), labels))
-    _write(folder, "subjects", kind, _subject_columns(labels), _subject_cells(roll_up.results(), labels))
+    _write(folder, "subjects", kind, _subject_columns(labels), _subject_cells(roll_up.results(run.model), labels))
     _write(folder, "failures", kind, FAILURE_COLUMNS, failure_cells(journal.rows() if failed else ()))
     flush(folder)
     return Scores(
