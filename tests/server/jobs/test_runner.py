@@ -100,6 +100,22 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (job.state, job.resumed, job.result) == (JobState.SUCCEEDED, 2, {"counted": 5})
 
 
+def test_a_job_is_told_that_its_server_goes_and_is_taken_up_by_the_next(tmp_path: Path) -> None:
+    async def leave(runner: JobRunner) -> None:
+        await runner.submit(counting("a", to=3, pause_s=60))
+        await until_counting(runner, "a")
+        runner.leave_off()
+        await runner.close()
+
+    async def story(runner: JobRunner) -> Job:
+        return await runner.get("a", JobKind.TRAINING)
+
+    with_runner(tmp_path, leave)
+    assert (tmp_path / "jobs/a/left off").exists()
+    job = with_runner(tmp_path, story)
+    assert (job.state, job.error) == (JobState.RUNNING, "")
+
+
 def test_a_process_that_always_dies_fails_with_its_status(tmp_path: Path) -> None:
     async def story(runner: JobRunner) -> Job:
         await runner.submit(counting("a", to=0, die_always=True))
