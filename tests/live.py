@@ -58,6 +58,11 @@ class LiveServer:
         """Stop as Kubernetes would, by SIGTERM, and return the exit status."""
         assert self._process is not None
         self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end, and return the exit status."""
+        assert self._process is not None
         return self._process.wait(timeout=60)
 
     def kill(self) -> None:

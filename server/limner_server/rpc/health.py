@@ -82,5 +82,5 @@ class Health(health_pb2_grpc.HealthServicer):
                 told = status
                 yield _Reply(status=status)
             if self._leaving:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, LEAVING)
+                return  # well: with an error, gRPC drops what was not read yet
             await changed.wait()
