@@ -42,13 +42,13 @@ class WrongStateError(LimnerError):
 
 
 class QueueFullError(LimnerError):
-    """The executor holds as many images as it may; `retry_after_s` says when to try again."""
+    """The executor takes no more for now; `retry_after_s` says when to try again."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
+    def __init__(self, reason: str, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(f"the queue holds its limit of {limit} images; try again in {retry_after_s:.2g} s")
+        super().__init__(f"{reason}; try again in {retry_after_s:.2g} s")
 
 
 class StorageFullError(LimnerError):

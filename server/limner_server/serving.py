@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from limner_server.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner_server.executor.engine import Item, Output
-from limner_server.executor.executor import Executor
+from limner_server.executor.executor import Executor, Places
 from limner_server.executor.torchscript import TorchScriptEngine
 from limner_server.executor.triton import TritonEngine
 from limner_server.executor.triton_client import TritonClient
@@ -58,7 +58,9 @@ class ServedModel:
         self.statistics = Statistics()
         self._mailbox = _Mailbox()
 
-    async def run(self, item: Item, priority: int = 0, deadline: float | None = None) -> Output:
+    async def run(
+        self, item: Item, priority: int = 0, deadline: float | None = None, places: Places | None = None
+    ) -> Output:
         """Run one item in the next batch, on the event loop that first did. Cancelling drops it if it still waits.
 
         Raises
@@ -66,7 +68,7 @@ class ServedModel:
         QueueFullError, DeadlineError, EngineError, InvalidInputError, UnavailableError
             As the executor does.
         """
-        work = self.executor.submit(item, priority, deadline)
+        work = self.executor.submit(item, priority, deadline, places)
         answer = asyncio.get_running_loop().create_future()
         work.add_done_callback(lambda done: self._mailbox.post(answer, done))
         try:
@@ -242,6 +244,7 @@ class ModelPool:
             settings.max_batch_size,
             settings.max_queue_delay_ms / 1e3,
             settings.max_queue_images,
+            settings.max_queue_ms / 1e3,
         )
         return ServedModel(version, card, engine.channel_means, executor)
 

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     max_queue_images: Annotated[
         int, Field(ge=1, description="Images that may wait for one model in one worker before it refuses.")
     ] = 1024
+    max_queue_ms: Annotated[
+        float,
+        Field(gt=0, description="Longest expected wait, in ms, that a call is admitted to; over it, it is refused."),
+    ] = 1000.0
     load: Annotated[
         tuple[str, ...],
         NoDecode,

@@ -8,8 +8,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +57,13 @@ class _Call:
         self.future.set_exception(error)
 
 
+@dataclass(slots=True)
+class Places:
+    """Those that are kept in the queue for the images of one call, and not taken yet."""
+
+    left: int
+
+
 class Executor:
     """Runs items on an engine in batches. Ready once constructed: the engine is warm.
 
@@ -74,6 +82,8 @@ class Executor:
         Longest wait for a batch to fill, in seconds.
     max_queue_images
         Images that may wait.
+    max_queue_s
+        Longest wait that a call is admitted to, in seconds, as far as can be told.
 
     Raises
     ------
@@ -82,7 +92,13 @@ class Executor:
     """
 
     def __init__(
-        self, engine: Engine, grid_size: int, max_batch_size: int, max_queue_delay_s: float, max_queue_images: int
+        self,
+        engine: Engine,
+        grid_size: int,
+        max_batch_size: int,
+        max_queue_delay_s: float,
+        max_queue_images: int,
+        max_queue_s: float = math.inf,
     ) -> None:
         self._engine = engine
         self._grid_size = grid_size
@@ -95,7 +111,7 @@ class Executor:
             engine.close()
             raise
         self._batcher: Batcher[_Call] = Batcher(
-            self._batch_size, max_queue_delay_s, max_queue_images, engine.lanes, engine.spread
+            self._batch_size, max_queue_delay_s, max_queue_images, engine.lanes, engine.spread, max_queue_s
         )
         self._lanes = [
             threading.Thread(target=self._work, name=f"limner-lane-{lane}", daemon=True) for lane in range(engine.lanes)
@@ -125,7 +141,27 @@ class Executor:
         """What was done so far."""
         return self._counts
 
-    def submit(self, item: Item, priority: int = 0, deadline: float | None = None) -> Future[Output]:
+    @contextmanager
+    def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator["Places"]:
+        """Keep places for all images of a call, or refuse it before anything is done for it; may be called anywhere.
+
+        Raises
+        ------
+        QueueFullError
+            It would have to wait too long.
+        """
+        with self._changed:
+            self._batcher.reserve(images, time.monotonic(), priority, math.inf if deadline is None else deadline)
+        places = Places(images)
+        try:
+            yield places
+        finally:
+            with self._changed:
+                self._batcher.release(places.left)
+
+    def submit(
+        self, item: Item, priority: int = 0, deadline: float | None = None, places: "Places | None" = None
+    ) -> Future[Output]:
         """Queue one item. Returns at once; may be called from any thread.
 
         Parameters
@@ -136,6 +172,8 @@ class Executor:
             0 to 10; what waits with a higher one is run first.
         deadline
             Time of `time.monotonic` from which the work must not start any more. Default: none.
+        places
+            Of its call, where that was `admitted`: it takes one of them, as long as there are any.
 
         Returns
         -------
@@ -158,7 +196,11 @@ class Executor:
                 raise UnavailableError("the model's executor is closed")
             now = time.monotonic()
             call = _Call(item, Future(), now)
-            ticket = self._batcher.add(call, _key(item), now, priority, math.inf if deadline is None else deadline)
+            latest = math.inf if deadline is None else deadline
+            reserved = places is not None and places.left > 0
+            ticket = self._batcher.add(call, _key(item), now, priority, latest, reserved=reserved)
+            if places is not None and reserved:
+                places.left -= 1
             # A sleeping lane is woken for a batch that is due, or to wait for what joins the first; not for each image.
             if len(self._batcher) == 1 or self._batcher.due(now):
                 self._changed.notify()

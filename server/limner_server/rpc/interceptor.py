@@ -105,7 +105,7 @@ async def _abort(context: RpcContext, method: str, request_id: str, error: Excep
             status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
     if isinstance(error, QueueFullError):
         # gRFC A6: the client's retry policy waits just this long.
-        trailer = (*trailer, ("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+        trailer = (*trailer, ("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))))
     rich = rpc_status.to_status(status)
     await context.abort(rich.code, rich.details, (*trailer, *rich.trailing_metadata))
     raise AssertionError("abort returned")

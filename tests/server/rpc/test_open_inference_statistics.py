@@ -49,7 +49,7 @@ def test_failures_and_cancellations_are_told_apart() -> None:
     statistics = Statistics()
 
     async def fail() -> Output:
-        raise QueueFullError(1, 1.0)
+        raise QueueFullError("full", 1.0)
 
     async def forever() -> Output:
         await asyncio.Event().wait()

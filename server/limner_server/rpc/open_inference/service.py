@@ -253,13 +253,14 @@ class OpenInferenceService:
         self, model: ServedModel, images: NDArray[np.float32], priority: int, expires: float | None
     ) -> Sequence[Output]:
         """Run images `(n, s, s)`, a window of them at a time; one that fails fails all."""
-        if len(images) == 1:
-            return [await model.run(Item(images[0]), priority, expires)]
+        with model.executor.admitted(len(images), priority, expires) as places:
+            if len(images) == 1:
+                return [await model.run(Item(images[0]), priority, expires, places)]
 
-        async def run(image: NDArray[np.float32]) -> Output:
-            return await model.run(Item(image), priority, expires)
+            async def run(image: NDArray[np.float32]) -> Output:
+                return await model.run(Item(image), priority, expires, places)
 
-        return await answer_all(images, run, model.executor.window)
+            return await answer_all(images, run, model.executor.window)
 
     async def _statistics(self, version: Version) -> service_pb2.ModelStatistics:
         if not self._models.is_loaded(version):
