@@ -49,6 +49,11 @@ class LiveServer:
         self.address = found[1]
 
     @property
+    def port(self) -> int:
+        """That it was told to listen on; 0 for a free one."""
+        return int(str(self._settings.get("port", 0)))
+
+    @property
     def pid(self) -> int:
         """Of the server's process."""
         assert self._process is not None

@@ -5,6 +5,7 @@ import sys
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from limner_server.checks import problems
 from limner_server.serve import serve
 from limner_server.settings import Settings
 from limner_server.workers import supervise
@@ -13,7 +14,7 @@ from limner_server.workers import supervise
 def main(arguments: list[str] | None = None) -> None:
     """Read the settings from flags and environment, and serve until told to stop.
 
-    Ends with 2 and every problem listed where a setting is wrong, and with 1 where the port cannot be had.
+    Ends with 2 and every problem listed where a setting is wrong, and with 1 where the database cannot be reached.
     """
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
@@ -21,6 +22,11 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.errors():
             name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
             print(f"limner-server: --{name}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)
+        sys.exit(2)
+
+    if found := problems(settings):
+        for sentence in found:
+            print(f"limner-server: {sentence}", file=sys.stderr)
         sys.exit(2)
 
     def announce(port: int) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def serve(settings: Settings, announce: Callable[[int], None]) -> None:
     """Serve until told to stop; `announce` is called with the port once everything is served.
 
-    Ends the process with 2 where a setting is wrong, and with 1 where the port or the database cannot be had.
+    Ends the process with 2 where a setting is wrong, and with 1 where port or database are gone since `checks` looked.
     """
     logs.configure(settings.log_level)
     try:

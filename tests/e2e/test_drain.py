@@ -24,6 +24,7 @@ from limner.types import FeatureOptions, Grid, ImageResult, JobState, SubjectRes
 from limner.v1 import inference_pb2
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.e2e.phantoms import import_phantom
+from tests.e2e.test_standard import Watch
 from tests.gateway.orthanc import free_port
 from tests.live import LiveServer
 
@@ -211,12 +212,11 @@ def test_who_watches_is_told_and_holds_nothing_up(live: LiveServer, client: Clie
     training = client.start_training("pelvis", "watched", SHORT)
     next(iter(client.watch_training(training.id)))
     with grpc.insecure_channel(live.address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+        watch = Watch(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="")))
         open_stream = InferenceServiceStub(channel).PredictStream(iter(queue.SimpleQueue().get, None))
-        assert next(watch).status == HEALTH.SERVING
+        watch.first.wait(30)
         assert live.stop() == 0
-        assert next(watch).status == HEALTH.NOT_SERVING
-        assert next(watch, None) is None
+        assert watch.to_its_end() == [HEALTH.SERVING, HEALTH.NOT_SERVING]
         with pytest.raises(grpc.RpcError) as ended:
             next(open_stream)
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE

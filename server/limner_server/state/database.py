@@ -156,11 +156,24 @@ def open_database(url: str) -> Engine:
     Raises
     ------
     InvalidInputError
-        The URL is none, names a database that there is no driver for, or has a password in it.
+        As `prepare` does.
     WrongStateError
         A newer Limner has made the database.
     SQLAlchemyError
         It cannot be reached.
+    """
+    engine = prepare(url)
+    database = engine.url.database
+    if engine.dialect.name == "sqlite" and database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    _migrate(engine)
+    return engine
+
+
+def prepare(url: str) -> Engine:
+    """Check a SQLAlchemy URL, and return what connects there; nothing is connected or made yet.
+
+    InvalidInputError where the URL is none, names a database that there is no driver for, or has a password in it.
     """
     try:
         parsed = make_url(url)
@@ -175,15 +188,12 @@ def open_database(url: str) -> Engine:
             "database_url", parsed, "none with a password; libpq takes it from PGPASSWORD or PGPASSFILE"
         )
     if is_sqlite:
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
 
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _record: object) -> None:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
                 connection.execute(f"PRAGMA {pragma}")
 
-    _migrate(engine)
     return engine
 
 
