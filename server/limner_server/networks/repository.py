@@ -19,6 +19,7 @@ from limner_server.errors import NotFoundError, WrongStateError
 from limner_server.files import storage_full_named, write_atomic
 from limner_server.names import check_name
 from limner_server.networks.card import ModelCard
+from limner_server.networks.signature import SIGNATURE_FILE, load_public_key, problem
 from limner_server.networks.triton import Backend, model_config
 
 ARTIFACT_FILE = "model.pt"
@@ -64,10 +65,16 @@ class ModelRepository:
     """Versions of models under `root`, which need not exist yet.
 
     Any number of processes may read and publish at a time.
+
+    Parameters
+    ----------
+    signing_key
+        PEM public key: a version whose card is not signed by it counts as broken. None: signatures are not looked at.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, signing_key: Path | None = None) -> None:
         self.root = root
+        self._signer = load_public_key(signing_key) if signing_key else None
 
     def list_versions(self) -> list[ModelVersion]:
         """All versions by name and number, the broken ones too."""
@@ -173,7 +180,10 @@ class ModelRepository:
     def _read(self, name: str, version: int) -> ModelVersion:
         folder = self.root / name / str(version)
         try:
-            card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+            content = (folder / CARD_FILE).read_bytes()
+            if self._signer and (unsigned := problem(content, folder / SIGNATURE_FILE, self._signer)):
+                return ModelVersion(name, version, folder, None, unsigned)
+            card = ModelCard.model_validate_json(content)
         except OSError as error:
             return ModelVersion(name, version, folder, None, f"{CARD_FILE}: {error.strerror}")
         except ValidationError as error:
