@@ -30,9 +30,12 @@ from limner.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+from limner_server.access.access import Access
+from limner_server.access.tls import TlsFiles
 from limner_server.errors import InvalidInputError
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.repository import ModelRepository
+from limner_server.rpc.access import AccessInterceptor
 from limner_server.rpc.audit import AuditInterceptor
 from limner_server.rpc.cohort import CohortService
 from limner_server.rpc.feature import FeatureService
@@ -41,6 +44,7 @@ from limner_server.rpc.inference import InferenceService
 from limner_server.rpc.interceptor import ErrorInterceptor
 from limner_server.rpc.model import ModelService
 from limner_server.rpc.open_inference.service import OpenInferenceService
+from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.simulation import SimulationService
 from limner_server.rpc.training import TrainingService
 from limner_server.serving import ModelPool
@@ -83,7 +87,13 @@ class App:
         database = open_database(settings.resolved_database_url)
         cohorts = CohortStore(database, settings.data_dir)
         jobs = JobStore(database)
-        repository = ModelRepository(settings.model_repository)
+        repository = ModelRepository(settings.model_repository, settings.model_signing_key)
+        ownership = Ownership(cohorts, jobs, repository)
+        mutual_tls = settings.tls_client_ca is not None
+        self._access = Access(settings.access, mutual_tls=mutual_tls) if settings.access else None
+        self._tls: TlsFiles | None = None
+        if settings.tls_certificate and settings.tls_key:
+            self._tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
         self._membership = Membership(database, settings.data_dir / "servers")
         self._runner = JobRunner(
@@ -100,7 +110,11 @@ class App:
 
         limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
-            interceptors=[AuditInterceptor(AuditLog(database)), ErrorInterceptor()],
+            interceptors=[
+                AuditInterceptor(AuditLog(database)),
+                ErrorInterceptor(),
+                *([AccessInterceptor(self._access)] if self._access else []),
+            ],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -110,9 +124,9 @@ class App:
                 ("grpc.so_reuseport", int(settings.workers > 1)),
             ],
         )
-        cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs), self._server)
+        cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs, ownership), self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(
-            TrainingService(self._runner, jobs, cohorts, settings, device), self._server
+            TrainingService(self._runner, jobs, cohorts, ownership, settings, device), self._server
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(self._models, self._images), self._server
@@ -121,9 +135,9 @@ class App:
         simulation_pb2_grpc.add_SimulationServiceServicer_to_server(
             SimulationService(self._runner, self._models, cohorts, settings, device), self._server
         )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models, ownership), self._server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceService(self._models, settings), self._server
+            OpenInferenceService(self._models, ownership, settings), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -137,7 +151,11 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopped.set)
         try:
-            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            place = f"{settings.host}:{settings.port}"
+            if self._tls:
+                port = self._server.add_secure_port(place, self._tls.credentials())
+            else:
+                port = self._server.add_insecure_port(place)
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {settings.host}:{settings.port}: the port is taken or the address not here"
@@ -151,6 +169,8 @@ class App:
     async def run_until_stopped(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain: not ready first, calls finished, jobs left to the next server."""
         watches = [asyncio.create_task(self._watch_executors()), asyncio.create_task(self._follow_unloads())]
+        if self._access:
+            watches.append(asyncio.create_task(self._access.follow()))
         await self._stopped.wait()
         for watch in watches:
             watch.cancel()

@@ -9,6 +9,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from limner_server.access.access import check_access
+from limner_server.access.config import is_loopback
+from limner_server.access.tls import check_authorities, check_pair
+from limner_server.networks.signature import load_public_key
+
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
 
@@ -85,12 +90,84 @@ class Settings(BaseSettings):
         "info"
     )
 
+    tls_certificate: Annotated[
+        Path | None, Field(description="PEM certificate of the server: TLS. Read again when its file changes.")
+    ] = None
+    tls_key: Annotated[Path | None, Field(validate_default=True, description="Its PEM key, not encrypted.")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Field(description="PEM authorities of callers' certificates; with it nobody connects without one (mTLS)."),
+    ] = None
+    access: Annotated[
+        Path | None,
+        Field(description="YAML file of who may call what (docs/security.md). Without it nobody is asked."),
+    ] = None
+    model_signing_key: Annotated[
+        Path | None, Field(description="PEM Ed25519 public key: serve only models that its owner has signed.")
+    ] = None
+    insecure_network: Annotated[
+        bool,
+        Field(
+            validate_default=True,
+            description="Serve plainly, and without asking who calls, on an address that others can reach.",
+        ),
+    ] = False
+
     @field_validator("triton_url")
     @classmethod
     def _check_triton_url(cls, url: str, info: ValidationInfo) -> str:
         if (url or info.data.get("engine") == "triton") and not _ADDRESS.fullmatch(url):
             raise PydanticCustomError("address", "--engine triton needs HOST:PORT of Triton's gRPC service")
         return url
+
+    @field_validator("tls_key")
+    @classmethod
+    def _check_tls_pair(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_certificate")
+        if (key is None) != (certificate is None) and "tls_certificate" in info.data:
+            raise PydanticCustomError("tls", "expected --tls-certificate and --tls-key, both or neither")
+        if key and certificate:
+            check_pair(certificate, key)
+        return key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _check_tls_client_ca(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file and info.data.get("tls_certificate", file) is None:
+            raise PydanticCustomError("tls", "expected only with --tls-certificate and --tls-key")
+        if file:
+            check_authorities(file)
+        return file
+
+    @field_validator("access")
+    @classmethod
+    def _check_access(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file:
+            check_access(file, mutual_tls=info.data.get("tls_client_ca") is not None)
+        return file
+
+    @field_validator("model_signing_key")
+    @classmethod
+    def _check_model_signing_key(cls, file: Path | None) -> Path | None:
+        if file:
+            load_public_key(file)
+        return file
+
+    @field_validator("insecure_network")
+    @classmethod
+    def _check_network(cls, allowed: bool, info: ValidationInfo) -> bool:
+        host = info.data.get("host", "")
+        guards = [
+            info.data.get(name, "wrong, and told of already") for name in ("tls_certificate", "tls_key", "access")
+        ]
+        if not (allowed or is_loopback(host) or any(guards)):
+            raise PydanticCustomError(
+                "network",
+                "--host {host} can be reached by others, and neither encryption nor callers' identity protects it;"
+                " expected --tls-certificate and --tls-key, or --access, or --insecure-network if that is meant",
+                {"host": host},
+            )
+        return allowed
 
     @property
     def engine_threads(self) -> int:
