@@ -13,6 +13,7 @@ from grpc import aio
 
 from limner.channel import channel_options
 from limner.errors import InvalidInputError, LimnerError, UnavailableError, from_rpc
+from limner.token import Token, secured
 
 # Longest wait for each step of a look at why a server is not reached, in seconds.
 PROBE_S = 2.0
@@ -81,12 +82,14 @@ class Endpoint:
         "host:port".
     tls
         None for a plain connection. Raises what `Tls.context` does.
+    token
+        What says who calls, see `limner.token.secured`, which raises what is wrong with it.
     """
 
-    def __init__(self, address: str, tls: Tls | None) -> None:
+    def __init__(self, address: str, tls: Tls | None, token: Token | None = None) -> None:
         self.address = address
         self._context = tls.context() if tls else None
-        self._credentials = tls.credentials() if tls else None
+        self._credentials = secured(address, tls.credentials() if tls else None, token)
 
     def open(self) -> grpc.Channel:
         """Return a channel to the server; nothing is sent yet."""
