@@ -5,6 +5,7 @@ Knows files only: what is loaded, and what an alias points at, is known elsewher
 
 import contextlib
 import errno
+import hashlib
 import re
 import shutil
 import uuid
@@ -59,6 +60,20 @@ class ModelVersion:
     def artifact(self) -> Path:
         """The TorchScript file."""
         return self.folder / ARTIFACT_FILE
+
+
+def check_artifacts(version: ModelVersion) -> None:
+    """Raise WrongStateError where a file of a version that is not broken is another than its card says."""
+    card = version.card
+    assert card is not None  # noqa: S101 - it is not broken
+    digests = {ARTIFACT_FILE: card.digest, **{half.file: half.digest for half in card.halves}}
+    if card.sibling:
+        digests[card.sibling.file] = card.sibling.digest
+    for file, digest in digests.items():
+        with (version.folder / file).open("rb") as artifact:
+            found = hashlib.file_digest(artifact, "sha256").hexdigest()
+        if found != digest:
+            raise WrongStateError(f"{version.folder / file} has sha256 {found}; its card says {digest}")
 
 
 class ModelRepository:
