@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ class Settings(BaseSettings):
     """Serve MRI outcome models over gRPC. Research software, not for diagnostic use.
 
     Every setting is a flag (--max-batch-size 32) or an environment variable (LIMNER_MAX_BATCH_SIZE=32); the flag wins.
+    `limner-server audit --help` and `limner-server sign --help` tell of two other commands.
     """
 
     model_config = SettingsConfigDict(
@@ -127,7 +129,7 @@ class Settings(BaseSettings):
         if (key is None) != (certificate is None) and "tls_certificate" in info.data:
             raise PydanticCustomError("tls", "expected --tls-certificate and --tls-key, both or neither")
         if key and certificate:
-            check_pair(certificate, key)
+            _told(check_pair, certificate, key)
         return key
 
     @field_validator("tls_client_ca")
@@ -136,21 +138,21 @@ class Settings(BaseSettings):
         if file and info.data.get("tls_certificate", file) is None:
             raise PydanticCustomError("tls", "expected only with --tls-certificate and --tls-key")
         if file:
-            check_authorities(file)
+            _told(check_authorities, file)
         return file
 
     @field_validator("access")
     @classmethod
     def _check_access(cls, file: Path | None, info: ValidationInfo) -> Path | None:
         if file:
-            check_access(file, mutual_tls=info.data.get("tls_client_ca") is not None)
+            _told(check_access, file, info.data.get("tls_client_ca") is not None)
         return file
 
     @field_validator("model_signing_key")
     @classmethod
     def _check_model_signing_key(cls, file: Path | None) -> Path | None:
         if file:
-            load_public_key(file)
+            _told(load_public_key, file)
         return file
 
     @field_validator("insecure_network")
@@ -178,3 +180,15 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """URL of the database, the default filled in."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'limner.sqlite').absolute()}"
+
+
+def _told(check: Callable[..., object], *arguments: object) -> None:
+    """Check files, and say what is wrong with one in its own words."""
+    try:
+        check(*arguments)
+    except OSError as error:
+        raise PydanticCustomError(
+            "file", "{file}: {reason}", {"file": str(error.filename), "reason": error.strerror}
+        ) from error
+    except ValueError as error:
+        raise PydanticCustomError("file", "{reason}", {"reason": str(error)}) from error

@@ -163,9 +163,6 @@ def _stamp_of(file: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def check_access(path: Path, *, mutual_tls: bool) -> None:
-    """Raise ValueError where `Access` would not take a file."""
-    try:
-        Access(path, mutual_tls=mutual_tls)
-    except OSError as error:
-        raise ValueError(f"{error.filename}: {error.strerror}") from error
+def check_access(path: Path, mutual_tls: bool) -> None:
+    """Raise OSError or ValueError where `Access` would not take a file."""
+    Access(path, mutual_tls=mutual_tls)

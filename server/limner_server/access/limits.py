@@ -30,6 +30,8 @@ class Bucket:
 
     def wait_s(self, count: int) -> float:
         """Take `count` and return 0, or take nothing and return the seconds after which that many can be had."""
+        if not count:
+            return 0.0
         now = self._clock()
         self._level = min(self._size, self._level + (now - self._seen) * self._per_s)
         self._seen = now
@@ -53,21 +55,22 @@ class Meter:
         if self._calls and (wait := self._calls.wait_s(1)):
             raise RateLimitError(f"{self.limits.calls_per_s:g} calls a second", wait)
 
-    def check_images(self, count: int) -> None:
-        """Count images. RateLimitError, and none is counted, where they are too many."""
-        if wait := self._images_wait_s(count):
+    def check(self, message: Message) -> None:
+        """Count the message of a call. MessageTooLargeError, or RateLimitError where its images are too many."""
+        self._check_size(message)
+        if wait := self._images_wait_s(message):
             raise RateLimitError(f"{self.limits.images_per_s:g} images a second", wait)
 
-    async def await_images(self, count: int) -> None:
-        """Count images once they may come, however long that is."""
-        while wait := self._images_wait_s(count):  # noqa: ASYNC110 - it is time that is waited for
+    async def pace(self, message: Message) -> None:
+        """Count a message of a stream once its images may come, however long that is. MessageTooLargeError."""
+        self._check_size(message)
+        while wait := self._images_wait_s(message):  # noqa: ASYNC110 - it is time that is waited for
             await asyncio.sleep(wait)
 
-    def _images_wait_s(self, count: int) -> float:
-        return self._images.wait_s(count) if self._images and count else 0.0
+    def _images_wait_s(self, message: Message) -> float:
+        return self._images.wait_s(images_in(message)) if self._images else 0.0
 
-    def check_size(self, message: Message) -> None:
-        """Refuse a message that is too large (MessageTooLargeError)."""
+    def _check_size(self, message: Message) -> None:
         if self.limits.message_mb and message.ByteSize() > self.limits.message_mb * 1024 * 1024:
             raise MessageTooLargeError(message.ByteSize(), self.limits.message_mb)
 

@@ -23,8 +23,8 @@ class TlsFiles:
 
     Raises
     ------
-    ValueError
-        Naming the file that is not what it should be.
+    OSError, ValueError
+        Naming the file that cannot be read, or is not what it should be.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
@@ -59,11 +59,7 @@ class TlsFiles:
         return found
 
     def _stamp(self) -> Stamp:
-        files = [file for file in (self._certificate, self._key, self._client_ca) if file]
-        try:
-            found = [file.stat() for file in files]
-        except OSError as error:
-            raise ValueError(f"{error.filename}: {error.strerror}; expected a PEM file") from error
+        found = [file.stat() for file in (self._certificate, self._key, self._client_ca) if file]
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in found)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
@@ -76,24 +72,21 @@ class TlsFiles:
 
 
 def check_pair(certificate: Path, key: Path) -> None:
-    """Raise ValueError where two files are no certificate and its key."""
+    """Raise ValueError where two files are no certificate and its key, OSError where one cannot be read."""
+    for file in (certificate, key):
+        file.read_bytes()  # an OSError of `ssl` does not say which
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password="")  # asks nobody for one
     except ssl.SSLError as error:
-        raise ValueError(
-            f"{certificate} and {key}: expected a PEM certificate and its own key, not encrypted ({error.reason})"
-        ) from error
-    except OSError as error:
-        missing = next((file for file in (certificate, key) if not file.is_file()), certificate)
-        raise ValueError(f"{missing}: {error.strerror}; expected a PEM file") from error
+        expected = "expected a PEM certificate and its own key, not encrypted"
+        raise ValueError(f"{certificate} and {key}: {expected}") from error
 
 
 def check_authorities(file: Path) -> None:
-    """Raise ValueError where a file has no PEM certificates."""
+    """Raise ValueError where a file has no PEM certificates, OSError where it cannot be read."""
+    file.read_bytes()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
     except ssl.SSLError as error:
-        raise ValueError(f"{file}: expected PEM certificates of authorities ({error.reason})") from error
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}; expected a PEM file") from error
+        raise ValueError(f"{file}: expected PEM certificates of authorities") from error

@@ -75,11 +75,14 @@ class TokenVerifier:
         if holder is not None and time.time() < until:
             return holder
         holder, expires = await self._check(token)
-        self._checked[digest] = holder, min(expires, time.time() + REMEMBER_S)
+        self._remember(digest, holder, min(expires, time.time() + REMEMBER_S))
+        return holder
+
+    def _remember(self, digest: bytes, holder: Holder, until: float) -> None:
+        self._checked[digest] = holder, until
         self._checked.move_to_end(digest)
         if len(self._checked) > REMEMBERED:
             self._checked.popitem(last=False)
-        return holder
 
     async def _check(self, token: str) -> tuple[Holder, float]:
         rules = self._rules

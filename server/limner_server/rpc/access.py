@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from limner_server.access.access import Access
-from limner_server.access.limits import Meter, Meters, images_in
+from limner_server.access.limits import Meter, Meters
 from limner_server.access.matrix import MATRIX, Role
 from limner_server.access.principal import enter
 from limner_server.errors import ForbiddenError, InvalidInputError
@@ -85,8 +85,7 @@ def _guarded(handler: Handler, admit: Callable[[RpcContext], Awaitable[Meter]]) 
 async def _only(requests: AsyncIterator[Message], meter: Meter) -> Message:
     """Read the message of a call that has one; over a limit the whole call is refused, to be sent again."""
     async for request in requests:
-        meter.check_size(request)
-        meter.check_images(images_in(request))
+        meter.check(request)
         return request
     raise InvalidInputError("request", "missing", "one message")
 
@@ -94,6 +93,5 @@ async def _only(requests: AsyncIterator[Message], meter: Meter) -> Message:
 async def _paced(requests: AsyncIterator[Message], meter: Meter) -> AsyncIterator[Message]:
     """Read a stream no faster than its caller may send images: HTTP/2 has the caller wait."""
     async for request in requests:
-        meter.check_size(request)
-        await meter.await_images(images_in(request))
+        await meter.pace(request)
         yield request
