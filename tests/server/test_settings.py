@@ -8,7 +8,7 @@ from limner_server.__main__ import main
 from limner_server.settings import Settings
 
 LOCAL = ("127.0.0.1", "127.8.8.8", "[::1]", "::1", "localhost")
-NETWORK = ("0.0.0.0", "[::]", "::", "192.0.2.7", "limner.example", "")
+NETWORK = ("0.0.0.0", "[::]", "::", "192.0.2.7", "limner.example", "")  # noqa: S104
 
 
 @pytest.mark.parametrize("host", LOCAL)
