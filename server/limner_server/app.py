@@ -35,6 +35,7 @@ from limner_server.access.tls import TlsFiles
 from limner_server.errors import InvalidInputError
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.repository import ModelRepository
+from limner_server.probes import ProbePort
 from limner_server.rpc.access import AccessInterceptor
 from limner_server.rpc.audit import AuditInterceptor
 from limner_server.rpc.cohort import CohortService
@@ -140,6 +141,10 @@ class App:
             OpenInferenceService(self._models, ownership, settings), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._probes: ProbePort | None = None
+        if settings.health_port is not None:
+            place = f"{settings.host}:{settings.health_port}"
+            self._probes = ProbePort(self._health, place, shared=settings.workers > 1)
         reflection.enable_server_reflection(
             [*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
             self._server,
@@ -162,6 +167,8 @@ class App:
             ) from error
         await asyncio.to_thread(self._membership.join)
         await self._server.start()
+        if self._probes:
+            await self._probes.open()
         self._runner.start()
         await self._set_health(serving=True)
         return port
@@ -180,6 +187,8 @@ class App:
         await self._set_health(serving=False)
         self._runner.stop_claiming()
         await self._server.stop(self._settings.drain_s)
+        if self._probes:
+            await self._probes.close()
         await self._runner.close()
         await self._models.close()
         await asyncio.to_thread(self._membership.leave)

@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from limner_server.access.access import check_access
 from limner_server.access.config import is_loopback
+from limner_server.access.signature import load_public_key
 from limner_server.access.tls import check_authorities, check_pair
-from limner_server.networks.signature import load_public_key
 
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
@@ -106,6 +106,14 @@ class Settings(BaseSettings):
     ] = None
     model_signing_key: Annotated[
         Path | None, Field(description="PEM Ed25519 public key: serve only models that its owner has signed.")
+    ] = None
+    health_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="Another port, in the clear, for grpc.health.v1 only: probes speak no TLS. Default: none.",
+        ),
     ] = None
     insecure_network: Annotated[
         bool,

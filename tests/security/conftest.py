@@ -72,7 +72,7 @@ def mutual_server(
     clients = folder / "clients.pem"
     clients.write_bytes(authority.certificate.read_bytes())
     files = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": clients, "access": access}
-    with LiveServer(folder, **files, model_signing_key=keys / "ours.pem") as live:
+    with LiveServer(folder, **files, model_signing_key=keys / "ours.pem", health_port=0) as live:
         yield live
 
 

@@ -1,5 +1,6 @@
 """The authorisation matrix on the wire: every method of every service, by every kind of caller, gets what it may."""
 
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from limner.token import secured
@@ -134,6 +137,17 @@ def test_without_a_certificate_of_the_authority_there_is_no_connection(
     with channel_of(mutual_server, authority.certificate, pairs.get(who)) as channel:
         codes = {code_of(channel, method, bearer) for method in MATRIX}
     assert codes == {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_the_port_of_probes_answers_health_in_the_clear_and_nothing_else(mutual_server: LiveServer) -> None:
+    found = re.search(r"health is answered in the clear on ([\d.:]+)", mutual_server.log())
+    assert found
+    with grpc.insecure_channel(found[1]) as channel:
+        health = HealthStub(channel)
+        assert health.Check(HealthCheckRequest()).status == HealthCheckResponse.SERVING
+        assert next(iter(health.Watch(HealthCheckRequest()))).status == HealthCheckResponse.SERVING
+        others = {method for method in MATRIX if not method.startswith("grpc.health.v1.")}
+        assert {code_of(channel, method) for method in others} == {grpc.StatusCode.UNIMPLEMENTED}
 
 
 def test_a_plain_connection_is_none(tls_server: LiveServer) -> None:
