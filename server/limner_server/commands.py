@@ -79,9 +79,9 @@ class Sign(BaseSettings):
 
     def cli_cmd(self) -> None:
         """Check that the version is whole, and write its signature."""
+        from limner_server.access.signature import SIGNATURE_FILE, load_private_key, sign
         from limner_server.errors import LimnerError
         from limner_server.networks.repository import CARD_FILE, ModelRepository, check_artifacts
-        from limner_server.networks.signature import SIGNATURE_FILE, load_private_key, sign
 
         name, _, version = self.model.partition(":")
         repository = ModelRepository(self.model_repository)

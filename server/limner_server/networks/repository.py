@@ -16,11 +16,11 @@ from pathlib import Path
 from google.protobuf import text_format
 from pydantic import ValidationError
 
+from limner_server.access.signature import SIGNATURE_FILE, load_public_key, problem
 from limner_server.errors import NotFoundError, WrongStateError
 from limner_server.files import storage_full_named, write_atomic
 from limner_server.names import check_name
 from limner_server.networks.card import ModelCard
-from limner_server.networks.signature import SIGNATURE_FILE, load_public_key, problem
 from limner_server.networks.triton import Backend, model_config
 
 ARTIFACT_FILE = "model.pt"
