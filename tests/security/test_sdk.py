@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
 from limner import AsyncClient, Client, Tls, TokenFile
 from limner.errors import ForbiddenError, InvalidInputError, UnauthenticatedError
+from limner.token import secured
 from tests.conftest import Run
 from tests.gateway.authority import Authority
 from tests.issuer import Issuer
@@ -97,6 +100,30 @@ def test_what_is_no_token_is_said_so_without_it(token: str) -> None:
     with pytest.raises(InvalidInputError, match="expected a bearer token") as caught:
         Client("localhost:1", token=token)
     assert not token or token not in str(caught.value)
+
+
+def test_grpc_itself_keeps_a_token_from_other_machines() -> None:
+    """What a name leads to is gRPC's to find out: here to this machine, by the address that others reach it at."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no network")
+        address = way.getsockname()[0]
+    if address.startswith("127."):
+        pytest.skip("this machine has no network")
+    credentials = secured("localhost:1", None, SECRET)
+    assert credentials is not None
+    with socket.create_server((address, 0)) as other:
+        port = other.getsockname()[1]
+        with grpc.secure_channel(f"{address}:{port}", credentials) as channel:
+            stub: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/b")
+            with pytest.raises(grpc.RpcError, match="Endpoint is neither UDS or TCP loopback address"):
+                stub(b"", timeout=10)
+        connection, _ = other.accept()
+        with connection:
+            connection.settimeout(10)
+            assert SECRET.encode() not in connection.recv(4096)
 
 
 def test_a_token_is_in_no_repr() -> None:

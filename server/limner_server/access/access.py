@@ -49,8 +49,9 @@ class Access:
     def __init__(self, path: Path, *, mutual_tls: bool) -> None:
         self._path = path
         self._mutual_tls = mutual_tls
+        seen = _stamp([path])  # before it is read, so that no change is missed
         self._rules = self._read()
-        self._seen = _stamp(self._files())
+        self._seen = seen + _stamp(self._files()[1:])
 
     async def identify(
         self, metadata: Iterable[tuple[str, str | bytes]], auth: Mapping[str, Iterable[bytes]]
@@ -79,7 +80,7 @@ class Access:
         name = next(iter([*auth.get("peer_uri", ()), *auth.get("x509_common_name", ())]), None)
         if name is None:
             raise UnauthenticatedError(f"the call says of nobody who it is by; expected {self._expected()}")
-        return self._principal(f"certificate:{name.decode()}", Role.NOBODY)
+        return self._principal(f"certificate:{name.decode(errors='backslashreplace')}", Role.NOBODY)
 
     async def follow(self) -> None:
         """Read the access file and the file of keys again whenever they change, until cancelled.

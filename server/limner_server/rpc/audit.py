@@ -73,10 +73,9 @@ class AuditInterceptor(aio.ServerInterceptor):
     async def _note(self, context: RpcContext, method: str, target: str) -> None:
         request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
         status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
-        principal = caller_name()
         if status == grpc.StatusCode.UNAUTHENTICATED.name:
-            return  # nobody known asked for it: such rows would be for anybody to fill the disk with
-        entry = AuditEntry(context.peer(), method, target, status, str(request_id), principal)
+            return  # by nobody who is known: with such rows anybody could fill the disk
+        entry = AuditEntry(context.peer(), method, target, status, str(request_id), caller_name())
         try:
             await asyncio.to_thread(self._audit.add, entry)
         except SQLAlchemyError:
