@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from limner import AsyncClient, Client, Tls, TokenFile
-from limner.errors import ForbiddenError, InvalidInputError, UnauthenticatedError
+from limner.errors import ForbiddenError, InvalidInputError, UnauthenticatedError, UnavailableError
 from limner.token import secured
 from tests.conftest import Run
 from tests.gateway.authority import Authority
@@ -129,6 +129,20 @@ def test_grpc_itself_keeps_a_token_from_other_machines() -> None:
 def test_a_token_is_in_no_repr() -> None:
     with Client("localhost:1", token=SECRET) as client:
         assert SECRET not in repr(client) + repr(vars(client)) + repr(vars(client._endpoint))
+
+
+def test_a_missing_or_strange_certificate_is_named(
+    mutual_server: LiveServer, authority: Authority, certificates: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    address = f"localhost:{mutual_server.address.rpartition(':')[2]}"
+    for pair in ((), Authority(tmp_path / "strange").sign("reader")):
+        with (
+            Client(address, tls=Tls(authority.certificate, *pair)) as client,
+            pytest.raises(UnavailableError, match="wants a client certificate that it knows"),
+        ):
+            client.models()
+    with Client(address, tls=Tls(authority.certificate, *certificates["read"])) as client:
+        client.models()
 
 
 def test_the_command_takes_a_file_or_the_environment(
