@@ -10,10 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from limner_server.access.access import check_access
-from limner_server.access.config import is_loopback
-from limner_server.access.signature import load_public_key
-from limner_server.access.tls import check_authorities, check_pair
+from limner_server.hosts import is_loopback
 
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
@@ -137,6 +134,8 @@ class Settings(BaseSettings):
         if (key is None) != (certificate is None) and "tls_certificate" in info.data:
             raise PydanticCustomError("tls", "expected --tls-certificate and --tls-key, both or neither")
         if key and certificate:
+            from limner_server.access.tls import check_pair  # what checks files is imported where there are any
+
             _told(check_pair, certificate, key)
         return key
 
@@ -146,6 +145,8 @@ class Settings(BaseSettings):
         if file and info.data.get("tls_certificate", file) is None:
             raise PydanticCustomError("tls", "expected only with --tls-certificate and --tls-key")
         if file:
+            from limner_server.access.tls import check_authorities
+
             _told(check_authorities, file)
         return file
 
@@ -153,6 +154,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_access(cls, file: Path | None, info: ValidationInfo) -> Path | None:
         if file:
+            from limner_server.access.access import check_access
+
             _told(check_access, file, info.data.get("tls_client_ca") is not None)
         return file
 
@@ -160,6 +163,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_model_signing_key(cls, file: Path | None) -> Path | None:
         if file:
+            from limner_server.access.signature import load_public_key
+
             _told(load_public_key, file)
         return file
 

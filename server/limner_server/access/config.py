@@ -3,7 +3,6 @@
 deploy/access.example.yaml is one, with comments.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from limner_server.hosts import is_loopback
+
 RoleName = Literal["read", "score", "train", "admin"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _PRINCIPAL = re.compile(r"(token|certificate):\S.*")
@@ -22,15 +23,6 @@ _PRINCIPAL = re.compile(r"(token|certificate):\S.*")
 
 class AccessFileError(ValueError):
     """The access file is wrong; the message names file, line and field of everything that is."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or a host name is this machine itself, seen from this machine only."""
-    host = host.strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_principal(name: str) -> str:
