@@ -48,6 +48,12 @@ class LiveServer:
         assert found, self.log()
         self.address = found[1]
 
+    def setting(self, name: str) -> Path:
+        """Return the file that a setting names."""
+        found = self._settings[name]
+        assert isinstance(found, Path)
+        return found
+
     @property
     def port(self) -> int:
         """That it was told to listen on; 0 for a free one."""

@@ -15,6 +15,7 @@ from limner.errors import DeadlineError, InternalError, LimnerError, NotFoundErr
 from limner.images import Ledger, SendDicom
 from limner.resending import AsyncSending
 from limner.streams import AsyncResultStream
+from limner.token import Token
 from limner.types import (
     Cohort,
     FeatureOptions,
@@ -58,8 +59,9 @@ class AsyncClient:
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
+        token: Token | None = None,
     ) -> None:
-        self._endpoint = Endpoint(address, tls)
+        self._endpoint = Endpoint(address, tls, token)
         self._timeout = timeout
         self._channel = self._endpoint.open_async()
         self._cohorts = CohortServiceStub(self._channel)

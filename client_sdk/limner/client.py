@@ -21,6 +21,7 @@ from limner.errors import DeadlineError, InternalError, NotFoundError, Unavailab
 from limner.images import Ledger, SendDicom
 from limner.resending import Sending
 from limner.streams import ResultStream
+from limner.token import Token
 from limner.types import (
     Cohort,
     FeatureOptions,
@@ -79,6 +80,10 @@ class Client:
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
     tls
         How the connection is encrypted, `Tls()` for the authorities of this machine; default: not at all.
+    token
+        The bearer token that says who calls, or a function that returns it for each call, such as
+        `TokenFile("/run/limner/token")`; default: that of the environment variable LIMNER_TOKEN, if there is one. It is
+        sent over TLS, or to this machine itself, and over no other connection.
     """
 
     def __init__(
@@ -87,8 +92,9 @@ class Client:
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
+        token: Token | None = None,
     ) -> None:
-        self._endpoint = Endpoint(address, tls)
+        self._endpoint = Endpoint(address, tls, token)
         self._timeout = timeout
         self._channel = self._endpoint.open()
         self._cohorts = CohortServiceStub(self._channel)

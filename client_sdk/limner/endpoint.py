@@ -13,9 +13,11 @@ from grpc import aio
 
 from limner.channel import channel_options
 from limner.errors import InvalidInputError, LimnerError, UnavailableError, from_rpc
+from limner.token import Token, secured
 
 # Longest wait for each step of a look at why a server is not reached, in seconds.
 PROBE_S = 2.0
+_UNLIKED = "it ends the connection, as where it wants a client certificate that it knows; Tls(certificate=..., key=...)"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Tls:
         except ssl.SSLError as error:
             raise _wrong("tls.ca", self.ca, "PEM certificates") from error
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's default since 3.13, not gRPC's
+        context.set_alpn_protocols(["h2"])
         if self.certificate is None and self.key is None:
             return context
         if self.certificate is None or self.key is None:
@@ -81,12 +84,14 @@ class Endpoint:
         "host:port".
     tls
         None for a plain connection. Raises what `Tls.context` does.
+    token
+        What says who calls, see `limner.token.secured`, which raises what is wrong with it.
     """
 
-    def __init__(self, address: str, tls: Tls | None) -> None:
+    def __init__(self, address: str, tls: Tls | None, token: Token | None = None) -> None:
         self.address = address
         self._context = tls.context() if tls else None
-        self._credentials = tls.credentials() if tls else None
+        self._credentials = secured(address, tls.credentials() if tls else None, token)
 
     def open(self) -> grpc.Channel:
         """Return a channel to the server; nothing is sent yet."""
@@ -130,14 +135,15 @@ class Endpoint:
 def _refusal(connection: socket.socket, host: str, context: ssl.SSLContext) -> str:
     """Return why TLS does not come about on a connection; empty where it does."""
     try:
-        context.wrap_socket(connection, server_hostname=host).close()
+        with context.wrap_socket(connection, server_hostname=host) as secure:
+            # A server of HTTP/2 speaks first; gRPC's says not a word where it does not like a certificate.
+            return "" if secure.recv(1) else _UNLIKED
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
             return "it does not speak TLS, and this connection does"
         return f"TLS fails: {error.reason}"
-    return ""
 
 
 def _secrecy(connection: socket.socket) -> str:

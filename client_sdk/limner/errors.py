@@ -59,8 +59,20 @@ class WrongStateError(LimnerError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class UnauthenticatedError(LimnerError):
+    """The server does not know who calls: there is no token or certificate, or not a good one; the message says why."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class ForbiddenError(LimnerError, PermissionError):
+    """The server knows who calls, and this is not for that principal; the message names the role or the owner."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class OverloadedError(LimnerError):
-    """The server's queue or disk is full; nothing of the call was kept."""
+    """The server's queue or disk is full, or the caller asks for more than it may; nothing of the call was kept."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -104,8 +116,12 @@ _FAMILY: dict[grpc.StatusCode, type[LimnerError]] = {
         DeadlineError,
         CancelledError,
         InternalError,
+        ForbiddenError,
     )
 }
+_HOW_TO_SAY_WHO = "give Client(token=...), LIMNER_TOKEN or limner --token-file, or a certificate in Tls(...)"
+_PLUGIN_FAILED = "Getting metadata from plugin failed with error: "
+"""How gRPC begins to tell of what `limner.token` could not get."""
 
 
 def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
@@ -120,6 +136,10 @@ def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
             status = rpc_status.from_call(error)  # type: ignore[arg-type]
             field, _, expected = _violation(status) if status else ("", "", "")
             return InvalidInputError(details, field=field, expected=expected, request_id=request_id)
+        case grpc.StatusCode.UNAVAILABLE if details.startswith(_PLUGIN_FAILED):
+            return UnauthenticatedError(details.removeprefix(_PLUGIN_FAILED))
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return UnauthenticatedError(f"{details}; {_HOW_TO_SAY_WHO}", request_id=request_id)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.INTERNAL if not request_id:
             # A proxy that loses its server in the middle of a stream says INTERNAL; a server that says it gives an id.
             return UnavailableError(f"no Limner server answers at {address} ({details})")

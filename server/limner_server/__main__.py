@@ -6,18 +6,23 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from limner_server.checks import problems
+from limner_server.commands import COMMANDS
 from limner_server.serve import serve
 from limner_server.settings import Settings
 from limner_server.workers import supervise
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the settings from flags and environment, and serve until told to stop.
+    """Read the settings from flags and environment, and serve until told to stop; or run one of `COMMANDS`.
 
     Ends with 2 and every problem listed where a setting is wrong, and with 1 where the database cannot be reached.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        settings = CliApp.run(Settings, cli_args=arguments)
+        if words and words[0] in COMMANDS:
+            COMMANDS[words[0]](words[1:])
+            return
+        settings = CliApp.run(Settings, cli_args=words)
     except ValidationError as error:
         for problem in error.errors():
             name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 import torch
+from grpc import aio
 from sqlalchemy.exc import SQLAlchemyError
 from tritonclient.grpc import service_pb2_grpc
 
@@ -19,10 +20,12 @@ from limner.v1 import (
     simulation_pb2_grpc,
     training_pb2_grpc,
 )
+from limner_server.access.access import Access
 from limner_server.door import Door
 from limner_server.errors import InvalidInputError, LimnerError
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.repository import ModelRepository
+from limner_server.rpc.access import AccessInterceptor
 from limner_server.rpc.audit import AuditInterceptor
 from limner_server.rpc.cohort import CohortService
 from limner_server.rpc.drain import DrainInterceptor
@@ -33,6 +36,7 @@ from limner_server.rpc.inference import InferenceService
 from limner_server.rpc.interceptor import ErrorInterceptor
 from limner_server.rpc.model import ModelService
 from limner_server.rpc.open_inference.service import OpenInferenceService
+from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.simulation import SimulationService
 from limner_server.rpc.training import TrainingService
 from limner_server.serving import ModelPool
@@ -64,7 +68,10 @@ class App:
         database = open_database(settings.resolved_database_url)
         cohorts = CohortStore(database, settings.data_dir)
         jobs = JobStore(database)
-        repository = ModelRepository(settings.model_repository)
+        repository = ModelRepository(settings.model_repository, settings.model_signing_key)
+        ownership = Ownership(cohorts, jobs, repository)
+        mutual_tls = settings.tls_client_ca is not None
+        self._access = Access(settings.access, mutual_tls=mutual_tls) if settings.access else None
 
         self._membership = Membership(database, settings.data_dir / "servers")
         self._runner = JobRunner(
@@ -78,20 +85,25 @@ class App:
         self._models = ModelPool(repository, AliasStore(database), holdings, settings, device)
         self._images = ImageReader(settings.decode_threads)
 
-        self._interceptors = [AuditInterceptor(AuditLog(database)), ErrorInterceptor(), DrainInterceptor(door.draining)]
+        self._interceptors: list[aio.ServerInterceptor] = [
+            AuditInterceptor(AuditLog(database)),
+            ErrorInterceptor(),
+            *([AccessInterceptor(self._access)] if self._access else []),
+            DrainInterceptor(door.draining),
+        ]
         server = door.services
-        cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs), server)
+        cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs, ownership), server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(
-            TrainingService(self._runner, jobs, cohorts, settings, device), server
+            TrainingService(self._runner, jobs, cohorts, ownership, settings, device), server
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(self._models, self._images), server)
         feature_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureService(self._models, self._images), server)
         simulation_pb2_grpc.add_SimulationServiceServicer_to_server(
             SimulationService(self._runner, self._models, cohorts, settings, device), server
         )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models, ownership), server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceService(self._models, settings), server
+            OpenInferenceService(self._models, ownership, settings), server
         )
 
     async def start(self) -> None:
@@ -108,6 +120,8 @@ class App:
     async def run_until(self, told_to_stop: asyncio.Event) -> None:
         """Serve until told to stop, then drain: not ready first, calls finished, jobs left to the next server."""
         watches = [asyncio.create_task(self._watch_executors()), asyncio.create_task(self._follow_unloads())]
+        if self._access:
+            watches.append(asyncio.create_task(self._access.follow()))
         await told_to_stop.wait()
         for watch in watches:
             watch.cancel()

@@ -14,6 +14,8 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from limner_server.access.tls import TlsFiles
+from limner_server.probes import ProbePort
 from limner_server.rpc.health import SERVICES, Health
 from limner_server.rpc.interceptor import Handler, RpcContext
 from limner_server.settings import Settings
@@ -40,6 +42,9 @@ class Door:
         self.health = Health()
         self.draining = asyncio.Event()
         self._settings = settings
+        self._tls: TlsFiles | None = None
+        if settings.tls_certificate and settings.tls_key:
+            self._tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         self._guard = _Guard()
         self._services = _Services()
         limit = settings.max_message_mb * 1024 * 1024
@@ -57,6 +62,10 @@ class Door:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         reflection.enable_server_reflection([*SERVICES, HEALTH, reflection.SERVICE_NAME], self._server)
+        self._probes: ProbePort | None = None
+        if settings.health_port is not None:
+            place = f"{settings.host}:{settings.health_port}"
+            self._probes = ProbePort(self.health, place, shared=settings.workers > 1)
 
     @property
     def services(self) -> aio.Server:
@@ -65,13 +74,18 @@ class Door:
 
     async def listen(self) -> int:
         """Listen, and return the port. OSError if it cannot be had."""
-        host, port = self._settings.host, self._settings.port
+        place = f"{self._settings.host}:{self._settings.port}"
         try:
-            found = self._server.add_insecure_port(f"{host}:{port}")
+            if self._tls:
+                port = self._server.add_secure_port(place, self._tls.credentials())
+            else:
+                port = self._server.add_insecure_port(place)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{port}: the port is taken or the address not here") from error
+            raise OSError(f"cannot listen on {place}: the port is taken or the address not here") from error
+        if self._probes:
+            await self._probes.open()
         await self._server.start()
-        return found
+        return port
 
     def open(self, interceptors: Sequence[aio.ServerInterceptor]) -> None:
         """Let callers in to the services, through interceptors, of which the first is the outermost."""
@@ -81,11 +95,16 @@ class Door:
         """Not ready first; then streams are told to move and calls in flight are finished, for the grace at most."""
         self.health.leave()
         self.draining.set()
-        await self._server.stop(self._settings.drain_s)
+        await self._stop(self._settings.drain_s)
 
     async def shut(self) -> None:
         """Stop listening, and end what is in flight."""
-        await self._server.stop(None)
+        await self._stop(None)
+
+    async def _stop(self, grace_s: float | None) -> None:
+        await self._server.stop(grace_s)
+        if self._probes:
+            await self._probes.close()
 
 
 class _Services(grpc.GenericRpcHandler):

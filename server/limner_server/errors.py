@@ -51,6 +51,37 @@ class QueueFullError(LimnerError):
         super().__init__(f"{reason}; try again in {retry_after_s:.2g} s")
 
 
+class UnauthenticatedError(LimnerError):
+    """The caller has not proven who it is; says what is missing or wrong, and never what was shown."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class ForbiddenError(LimnerError):
+    """The caller is known and may not do this; names who it is and the role, or the owner, that may."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class RateLimitError(LimnerError):
+    """The caller asks more often than it may; `retry_after_s` says when to try again."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, limit: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"you may ask for {limit}; try again in {retry_after_s:.2g} s")
+
+
+class MessageTooLargeError(LimnerError):
+    """The message is larger than its caller may send; trying again will not help."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, size: int, limit_mb: float) -> None:
+        super().__init__(f"the message has {size:,} bytes; yours may have {limit_mb:g} MiB")
+
+
 class StorageFullError(LimnerError):
     """The disk of the server is full; nothing half-written was kept."""
 

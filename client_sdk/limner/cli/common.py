@@ -28,6 +28,7 @@ from rich.text import Text
 from limner.channel import DEFAULT_ADDRESS
 from limner.client import Client
 from limner.endpoint import Tls
+from limner.token import TokenFile
 from limner.types import Result
 
 NOTICE = "research use only, not for diagnostic use"
@@ -51,11 +52,12 @@ class Connections:
     """How this command reaches servers, set by the options of `limner` itself before any command runs."""
 
     tls: Tls | None = None
+    token: TokenFile | None = None
 
 
 def connect(server: str) -> Client:
     """Return a client of a server."""
-    return Client(server, tls=Connections.tls)
+    return Client(server, tls=Connections.tls, token=Connections.token)
 
 
 def note(message: str) -> None:

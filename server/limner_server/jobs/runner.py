@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from limner_server.errors import LimnerError, WrongStateError
 from limner_server.files import write_atomic
@@ -104,12 +105,12 @@ class JobRunner:
         for task in list(self._tasks.values()):
             await _end(task)
 
-    async def submit(self, job: Job, *, again: bool = True) -> Job:
+    async def submit(self, job: Job, *, again: bool = True, check: Callable[[Session], None] = lambda _: None) -> Job:
         """Queue a job under its id; if there is one of that id, return that instead.
 
-        With `again`, one that has failed or been cancelled does not count.
+        With `again`, one that has failed or been cancelled does not count. `check` is as in `JobStore.submit`.
         """
-        submitted = await asyncio.to_thread(self._store.submit, job, again=again)
+        submitted = await asyncio.to_thread(self._store.submit, job, again=again, check=check)
         self._something_to_do.set()
         return submitted
 

@@ -1,4 +1,4 @@
-"""Notes every call that changes what the server keeps: from where, what, to which cohort, model or job, and its end.
+"""Notes every call that changes what the server keeps: by whom, from where, what, to what, and how it ended.
 
 Stands outside `interceptor`, whose request id and status it writes down. Reads names and ids only, never pixels.
 """
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from sqlalchemy.exc import SQLAlchemyError
 
+from limner_server.access.principal import caller_name
 from limner_server.rpc.interceptor import REQUEST_ID, Handler, RpcContext, rewrap
 from limner_server.state.audit import AuditEntry, AuditLog
 
@@ -72,7 +73,9 @@ class AuditInterceptor(aio.ServerInterceptor):
     async def _note(self, context: RpcContext, method: str, target: str) -> None:
         request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
         status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
-        entry = AuditEntry(context.peer(), method, target, status, str(request_id))
+        if status == grpc.StatusCode.UNAUTHENTICATED.name:
+            return  # by nobody who is known: with such rows anybody could fill the disk
+        entry = AuditEntry(context.peer(), method, target, status, str(request_id), caller_name())
         try:
             await asyncio.to_thread(self._audit.add, entry)
         except SQLAlchemyError:

@@ -16,10 +16,11 @@ from grpc_status import rpc_status
 from sqlalchemy.exc import OperationalError
 
 from limner.imaging.errors import ImageError
-from limner_server.errors import LimnerError, QueueFullError
+from limner_server.errors import LimnerError, MessageTooLargeError, QueueFullError, RateLimitError
 from limner_server.rpc.status import to_status
 
 REQUEST_ID = "limner-request-id"
+PUSHBACK = "grpc-retry-pushback-ms"
 
 _log = logging.getLogger(__name__)
 RpcContext = aio.ServicerContext[Any, Any]
@@ -49,7 +50,7 @@ def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], 
 
     What streams is an asynchronous generator here, and a coroutine that writes in grpcio's own health service.
     """
-    kind = f"{_shape(handler.request_streaming)}_{_shape(handler.response_streaming)}"
+    kind = f"{shape(handler.request_streaming)}_{shape(handler.response_streaming)}"
     rebuild = getattr(grpc, f"{kind}_rpc_method_handler")
     rebuilt: Handler = rebuild(
         wrap(getattr(handler, kind)),
@@ -59,7 +60,8 @@ def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], 
     return rebuilt
 
 
-def _shape(streaming: bool) -> str:
+def shape(streaming: bool) -> str:
+    """Return the word by which gRPC's functions tell one side of a method."""
     return "stream" if streaming else "unary"
 
 
@@ -103,9 +105,11 @@ async def _abort(context: RpcContext, method: str, request_id: str, error: Excep
             _log.error("%s failed, request %s", method, request_id, exc_info=error)
             message = f"internal error; the server's log has the details under request id {request_id}"
             status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
-    if isinstance(error, QueueFullError):
-        # gRFC A6: the client's retry policy waits just this long.
-        trailer = (*trailer, ("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))))
+    # gRFC A6: the client's retry policy waits just this long, or with -1 does not try again.
+    if isinstance(error, QueueFullError | RateLimitError):
+        trailer = (*trailer, (PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))))
+    elif isinstance(error, MessageTooLargeError):
+        trailer = (*trailer, (PUSHBACK, "-1"))
     rich = rpc_status.to_status(status)
     await context.abort(rich.code, rich.details, (*trailer, *rich.trailing_metadata))
     raise AssertionError("abort returned")

@@ -55,6 +55,8 @@ class CohortRow(Table):
     name: Mapped[str] = mapped_column(primary_key=True)
     labels: Mapped[list[str]]
     created: Mapped[datetime] = mapped_column(default=now)
+    owner: Mapped[str | None]
+    """The principal that made it; None for what was made before anybody was asked."""
 
 
 class SliceRow(Table):
@@ -91,6 +93,8 @@ class JobRow(Table):
     resumed: Mapped[int] = mapped_column(default=0)
     created: Mapped[datetime] = mapped_column(default=now)
     ended: Mapped[datetime | None]
+    owner: Mapped[str | None]
+    """As that of a cohort."""
 
 
 class ServerRow(Table):
@@ -131,6 +135,7 @@ class AuditRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     time: Mapped[datetime] = mapped_column(default=now, index=True)
     peer: Mapped[str]
+    principal: Mapped[str | None]
     method: Mapped[str]
     target: Mapped[str] = mapped_column(index=True)
     status: Mapped[str]

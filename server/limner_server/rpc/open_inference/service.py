@@ -31,6 +31,7 @@ from limner_server.rpc.open_inference.inference import (
     read_wanted,
 )
 from limner_server.rpc.open_inference.shared_memory import SharedMemory
+from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.streams import answer_all, answer_in_order
 from limner_server.rpc.wire import Context, deadline
 from limner_server.serving import ModelPool, ServedModel, Version
@@ -54,8 +55,9 @@ class OpenInferenceService:
     ready before it is loaded again, by a client's wish or by the next request.
     """
 
-    def __init__(self, models: ModelPool, settings: Settings) -> None:
+    def __init__(self, models: ModelPool, ownership: Ownership, settings: Settings) -> None:
         self._models = models
+        self._ownership = ownership
         self._settings = settings
         self._extensions = _EXTENSIONS + (_EXTENSIONS_OF_ONE_PROCESS if settings.workers == 1 else ())
         self._memory = SharedMemory()
@@ -183,6 +185,7 @@ class OpenInferenceService:
         """Unload every version of a model once what is in it is answered."""
         _check_repository(request.repository_name)
         name = (await self._models.resolve(request.model_name)).name
+        await self._ownership.check_model(name)
         for number in await asyncio.to_thread(self._models.repository.numbers, name):
             version = Version(name, number)
             self._unloaded.add(version)
