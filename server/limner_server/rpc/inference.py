@@ -88,22 +88,25 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ImageResult:
         """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
         try:
-            grid_image = await self._images.read(image, model.grid)
-            output = await model.statistics.image(model.run(Item(grid_image.values), wanted.priority, expires))
+            with model.statistics.request() as counted:
+                grid_image = await self._images.read(image, model.grid)
+                counted.read()
+                output = await model.run(Item(grid_image.values), wanted.priority, expires)
+                counted.answered(output)
+                return inference_pb2.ImageResult(
+                    id=image.id,
+                    subject=image.subject,
+                    status={},
+                    prediction=prediction(
+                        model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
+                    ),
+                    timing=timing(output, grid_image.decode_s),
+                    embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
+                )
         except QueueFullError:
             raise
         except (LimnerError, ImageError) as error:
             return _failed(image, error)
-        return inference_pb2.ImageResult(
-            id=image.id,
-            subject=image.subject,
-            status={},
-            prediction=prediction(
-                model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
-            ),
-            timing=timing(output, grid_image.decode_s),
-            embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
-        )
 
 
 async def _opening(
