@@ -12,7 +12,8 @@ import torch
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -39,6 +40,7 @@ from limner_server.rpc.feature import FeatureService
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.inference import InferenceService
 from limner_server.rpc.interceptor import ErrorInterceptor
+from limner_server.rpc.metering import MeteringInterceptor
 from limner_server.rpc.model import ModelService
 from limner_server.rpc.open_inference.service import OpenInferenceService
 from limner_server.rpc.simulation import SimulationService
@@ -52,9 +54,10 @@ from limner_server.state.database import open_database
 from limner_server.state.jobs import JobStore
 from limner_server.state.loaded import LoadedStore
 from limner_server.state.servers import Membership
+from limner_server.telemetry.metrics import register_serving
 
-_SERVICES = [
-    file.DESCRIPTOR.services_by_name[name].full_name
+_DESCRIPTORS = [
+    file.DESCRIPTOR.services_by_name[name]
     for file, name in (
         (cohort_pb2, "CohortService"),
         (training_pb2, "TrainingService"),
@@ -65,15 +68,23 @@ _SERVICES = [
         (service_pb2, "GRPCInferenceService"),
     )
 ]
+_SERVICES = [service.full_name for service in _DESCRIPTORS]
+_STANDARD = [
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+]
+_METHODS = [
+    f"/{service.full_name}/{method.name}" for service in (*_DESCRIPTORS, *_STANDARD) for method in service.methods
+]
 _WATCH_S = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class App:
-    """A whole server, from settings to open port."""
+    """A whole server, from settings to open port, which adds its metrics to a registry."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: CollectorRegistry) -> None:
         self._settings = settings
         self._stopped = asyncio.Event()
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -98,9 +109,14 @@ class App:
         self._images = ImageReader(settings.decode_threads)
         self._health = health_aio.HealthServicer()
 
+        register_serving(metrics, self._models, jobs, self._runner)
+        interceptors: list[aio.ServerInterceptor] = [AuditInterceptor(AuditLog(database)), ErrorInterceptor()]
+        if settings.metrics_port is not None:
+            interceptors.insert(0, MeteringInterceptor(_METHODS, metrics))
+
         limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
-            interceptors=[AuditInterceptor(AuditLog(database)), ErrorInterceptor()],
+            interceptors=interceptors,
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -126,10 +142,7 @@ class App:
             OpenInferenceService(self._models, settings), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            [*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
-            self._server,
-        )
+        reflection.enable_server_reflection([*_SERVICES, *(service.full_name for service in _STANDARD)], self._server)
 
     async def start(self) -> int:
         """Open the port, take up unfinished jobs, and return the port. OSError if it cannot be had."""

@@ -160,6 +160,11 @@ class ModelPool:
         return version in self._loaded
 
     @property
+    def loaded(self) -> list[ServedModel]:
+        """The versions that are in an executor now; of all methods here this one may be called from any thread."""
+        return list(self._loaded.values())
+
+    @property
     def healthy(self) -> bool:
         """Whether every loaded model would answer."""
         return all(served.executor.healthy for served in self._loaded.values())

@@ -81,6 +81,13 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=64, description="Processes of one training, by torchrun; on CUDA one for each device.")
     ] = 1
     drain_s: Annotated[float, Field(ge=0, description="Grace for calls in flight at SIGTERM, in seconds.")] = 20.0
+    metrics_port: Annotated[
+        int | None,
+        Field(ge=0, le=65535, description="TCP port of the metrics, /metrics over HTTP; 0: a free one. None: off."),
+    ] = None
+    metrics_host: Annotated[str, Field(description="Address of the metrics; whoever reaches it reads them.")] = (
+        "127.0.0.1"
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
