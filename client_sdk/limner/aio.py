@@ -57,8 +57,9 @@ class AsyncClient:
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls)
+        self._endpoint = Endpoint(address, tls, tracing)
         self._timeout = timeout
         self._channel = self._endpoint.open_async()
         self._cohorts = CohortServiceStub(self._channel)

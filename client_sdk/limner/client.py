@@ -7,6 +7,7 @@ says what went wrong; `limner.aio` shares all three.
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -77,6 +78,9 @@ class Client:
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
     tls
         How the connection is encrypted, `Tls()` for the authorities of this machine; default: not at all.
+    tracing
+        True for an OpenTelemetry span of each call, in the tracer provider that the program has set, and for passing
+        the trace on to the server (`limner[tracing]`).
     """
 
     def __init__(
@@ -85,8 +89,9 @@ class Client:
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls)
+        self._endpoint = Endpoint(address, tls, tracing)
         self._timeout = timeout
         self._channel = self._endpoint.open()
         self._cohorts = CohortServiceStub(self._channel)
@@ -401,7 +406,7 @@ class Client:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
         # Begun in a thread that Ctrl-C does not reach: gRPC's close waits for ever for a call interrupted as it begins.
         with ThreadPoolExecutor(1) as beginner:
-            call = beginner.submit(start).result()
+            call = beginner.submit(copy_context().run, start).result()
         try:
             yield from call
         except grpc.RpcError as error:

@@ -7,6 +7,7 @@ The path of a request: wire → `rpc` servicer → `serving.ModelPool` → `exec
 import asyncio
 import logging
 import signal
+from typing import TYPE_CHECKING
 
 import torch
 from grpc import aio
@@ -55,6 +56,9 @@ from limner_server.state.jobs import JobStore
 from limner_server.state.loaded import LoadedStore
 from limner_server.state.servers import Membership
 from limner_server.telemetry.metrics import register_serving
+
+if TYPE_CHECKING:
+    from limner_server.telemetry.traces import Traces  # of an extra
 
 _DESCRIPTORS = [
     file.DESCRIPTOR.services_by_name[name]
@@ -105,12 +109,22 @@ class App:
             training_processes=settings.training_processes,
         )
         holdings = LoadedStore(database, self._membership.id)
-        self._models = ModelPool(repository, AliasStore(database), holdings, settings, device)
+        self._traces = open_traces(settings.trace_endpoint) if settings.trace_endpoint else None
+        self._models = ModelPool(
+            repository,
+            AliasStore(database),
+            holdings,
+            settings,
+            device,
+            self._traces.stages if self._traces is not None else None,
+        )
         self._images = ImageReader(settings.decode_threads)
         self._health = health_aio.HealthServicer()
 
         register_serving(metrics, self._models, jobs, self._runner)
         interceptors: list[aio.ServerInterceptor] = [AuditInterceptor(AuditLog(database)), ErrorInterceptor()]
+        if self._traces is not None:
+            interceptors.insert(0, self._traces.interceptor())
         if settings.metrics_port is not None:
             interceptors.insert(0, MeteringInterceptor(_METHODS, metrics))
 
@@ -177,6 +191,8 @@ class App:
         await self._models.close()
         await asyncio.to_thread(self._membership.leave)
         self._images.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     async def _watch_executors(self) -> None:
         """Readiness follows the executors: one that died, or whose engine is not well, must not look ready."""
@@ -202,6 +218,15 @@ class App:
         status = response.SERVING if serving else response.NOT_SERVING
         for service in ("", *_SERVICES):
             await self._health.set(service, status)
+
+
+def open_traces(endpoint: str) -> "Traces":
+    """Begin to trace; InvalidInputError where what it takes is not installed."""
+    try:
+        from limner_server.telemetry.traces import Traces
+    except ModuleNotFoundError as error:
+        raise InvalidInputError("trace_endpoint", endpoint, "OpenTelemetry: pip install 'limner[tracing]'") from error
+    return Traces(endpoint)
 
 
 def choose_device(setting: str) -> str:

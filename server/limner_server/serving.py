@@ -27,7 +27,7 @@ from limner_server.networks.repository import ModelRepository
 from limner_server.settings import Settings
 from limner_server.state.aliases import AliasStore
 from limner_server.state.loaded import LoadedStore
-from limner_server.statistics import Statistics
+from limner_server.statistics import Statistics, Trace
 
 DEFAULT_ALIAS = "production"
 RESOLVE_AGAIN_S = 0.5
@@ -48,14 +48,19 @@ class ServedModel:
     """One loaded version: card, mean of each channel over its cohort, executor, and what it has answered so far."""
 
     def __init__(
-        self, version: Version, card: ModelCard, channel_means: Mapping[str, NDArray[np.float32]], executor: Executor
+        self,
+        version: Version,
+        card: ModelCard,
+        channel_means: Mapping[str, NDArray[np.float32]],
+        executor: Executor,
+        trace: Trace | None = None,
     ) -> None:
         self.version = version
         self.card = card
         self.grid = card.grid
         self.channel_means = channel_means
         self.executor = executor
-        self.statistics = Statistics()
+        self.statistics = Statistics(trace=trace)
         self._mailbox = _Mailbox()
 
     async def run(self, item: Item, priority: int = 0, deadline: float | None = None) -> Output:
@@ -109,13 +114,20 @@ class ModelPool:
     """All models of a repository, and those of them that are loaded. All methods belong to the event loop's thread."""
 
     def __init__(
-        self, repository: ModelRepository, aliases: AliasStore, holdings: LoadedStore, settings: Settings, device: str
+        self,
+        repository: ModelRepository,
+        aliases: AliasStore,
+        holdings: LoadedStore,
+        settings: Settings,
+        device: str,
+        trace: Trace | None = None,
     ) -> None:
         self.repository = repository
         self._aliases = aliases
         self._holdings = holdings
         self._settings = settings
         self._device = device
+        self._trace = trace
         self._loaded: dict[Version, ServedModel] = {}
         self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
         self._loading: dict[Version, asyncio.Task[ServedModel]] = {}
@@ -248,7 +260,7 @@ class ModelPool:
             settings.max_queue_delay_ms / 1e3,
             settings.max_queue_images,
         )
-        return ServedModel(version, card, engine.channel_means, executor)
+        return ServedModel(version, card, engine.channel_means, executor, self._trace)
 
     def _engine(self, version: Version, card: ModelCard, artifact: Path) -> TorchScriptEngine | TritonEngine:
         settings = self._settings

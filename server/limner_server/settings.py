@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_URL = re.compile(r"https?://[^/\s]+:[0-9]+")
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
 
@@ -88,6 +89,10 @@ class Settings(BaseSettings):
     metrics_host: Annotated[str, Field(description="Address of the metrics; whoever reaches it reads them.")] = (
         "127.0.0.1"
     )
+    trace_endpoint: Annotated[
+        str,
+        Field(description="http://HOST:PORT (or https://) of an OTLP collector for traces, over gRPC. Empty: none."),
+    ] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
@@ -97,6 +102,13 @@ class Settings(BaseSettings):
     def _check_triton_url(cls, url: str, info: ValidationInfo) -> str:
         if (url or info.data.get("engine") == "triton") and not _ADDRESS.fullmatch(url):
             raise PydanticCustomError("address", "--engine triton needs HOST:PORT of Triton's gRPC service")
+        return url
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _check_trace_endpoint(cls, url: str) -> str:
+        if url and not _URL.fullmatch(url):
+            raise PydanticCustomError("url", "expected http://HOST:PORT or https://HOST:PORT of an OTLP collector")
         return url
 
     @property

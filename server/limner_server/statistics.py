@@ -10,7 +10,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -23,6 +23,8 @@ _NS = 1_000_000_000
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the classes that times are counted in, in seconds; one more class has what took longer."""
+
+Trace = Callable[[Sequence[Output], int, int, int, int], None]
 
 _BOUNDS_NS = tuple(int(bound * _NS) for bound in BOUNDS_S)
 
@@ -123,6 +125,9 @@ class Statistics:
         Those images by the size of the batch that each was in.
     last_inference_ms
         When the last of them succeeded, in ms since the epoch; 0: never.
+    trace
+        Called with the outputs of each request that is answered, and when, by `time.perf_counter_ns`, it began, was
+        read, was answered and ended.
     """
 
     success: Duration = field(default_factory=Duration)
@@ -134,6 +139,7 @@ class Statistics:
     inferences: int = 0
     batches: defaultdict[int, BatchStatistics] = field(default_factory=lambda: defaultdict(BatchStatistics))
     last_inference_ms: int = 0
+    trace: Trace | None = None
 
     @property
     def fail(self) -> Duration:
@@ -201,3 +207,5 @@ class Request:
             return
         input_ns, output_ns = self._read_ns - self._began_ns, ended_ns - self._answered_ns
         self._statistics.succeeded(self._outputs, input_ns, output_ns, total_ns)
+        if self._statistics.trace is not None:
+            self._statistics.trace(self._outputs, self._began_ns, self._read_ns, self._answered_ns, ended_ns)
