@@ -187,7 +187,7 @@ def test_tritons_names_tell_what_limners_tell(client: Client, moved: Moved) -> N
 
 
 def test_a_running_training_tells_how_far_it_is(metered: Metered) -> None:
-    page, job = metered.page, {"job": metered.training}
+    page, job = metered.page, {"job_id": metered.training}
     assert 2 <= page("limner_training_epoch", **job) <= page("limner_training_epochs", **job) == 500
     assert page("limner_training_loss", **job) > 0
     assert page("limner_training_images_per_second", **job) > 0

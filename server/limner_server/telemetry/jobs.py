@@ -51,10 +51,10 @@ class JobCollector(Collector):
 
     def _progress(self) -> Iterable[Metric]:
         ratio = GaugeMetricFamily(
-            "limner_job_progress_ratio", "Share of a running job that is done.", labels=("kind", "job")
+            "limner_job_progress_ratio", "Share of a running job that is done.", labels=("kind", "job_id")
         )
         figures = {
-            key: GaugeMetricFamily(name, documentation, labels=("job",))
+            key: GaugeMetricFamily(name, documentation, labels=("job_id",))
             for key, (name, documentation) in _TRAINING.items()
         }
         for job_id, (kind, progress) in self._runner.running().items():
