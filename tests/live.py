@@ -5,10 +5,12 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 
 _LISTENING = re.compile(r"listening on (\S+);")
+_METRICS = re.compile(r"metrics on (\S+)")
 
 
 class LiveServer:
@@ -21,6 +23,7 @@ class LiveServer:
         self._settings = {"threads": 2, **settings}
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
+        self.metrics_address = ""
 
     def __enter__(self) -> "LiveServer":
         self.start()
@@ -47,6 +50,15 @@ class LiveServer:
         found = _LISTENING.search(self._process.stdout.readline())
         assert found, self.log()
         self.address = found[1]
+        if "metrics_port" in self._settings:
+            found = _METRICS.search(self._process.stdout.readline())
+            assert found, self.log()
+            self.metrics_address = found[1]
+
+    def metrics(self) -> str:
+        """Text of the page of metrics."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=30) as page:
+            return str(page.read().decode())
 
     def setting(self, name: str) -> Path:
         """Return the file that a setting names."""

@@ -60,8 +60,9 @@ class AsyncClient:
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         token: Token | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls, token)
+        self._endpoint = Endpoint(address, tls, token, tracing)
         self._timeout = timeout
         self._channel = self._endpoint.open_async()
         self._cohorts = CohortServiceStub(self._channel)

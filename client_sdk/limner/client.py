@@ -7,6 +7,7 @@ says what went wrong; `limner.aio` shares all three.
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -84,6 +85,9 @@ class Client:
         The bearer token that says who calls, or a function that returns it for each call, such as
         `TokenFile("/run/limner/token")`; default: that of the environment variable LIMNER_TOKEN, if there is one. It is
         sent over TLS, or to this machine itself, and over no other connection.
+    tracing
+        True for an OpenTelemetry span of each call, in the tracer provider that the program has set, and for passing
+        the trace on to the server (`limner[tracing]`).
     """
 
     def __init__(
@@ -93,8 +97,9 @@ class Client:
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         token: Token | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls, token)
+        self._endpoint = Endpoint(address, tls, token, tracing)
         self._timeout = timeout
         self._channel = self._endpoint.open()
         self._cohorts = CohortServiceStub(self._channel)
@@ -437,7 +442,7 @@ class Client:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
         # Begun in a thread that Ctrl-C does not reach: gRPC's close waits for ever for a call interrupted as it begins.
         with ThreadPoolExecutor(1) as beginner:
-            call = beginner.submit(start).result()
+            call = beginner.submit(copy_context().run, start).result()
         try:
             yield from call
         except grpc.RpcError as error:

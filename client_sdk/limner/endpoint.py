@@ -6,6 +6,7 @@ The one place that knows of credentials. The options of a connection are in `lim
 import socket
 import ssl
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import grpc
@@ -86,24 +87,30 @@ class Endpoint:
         None for a plain connection. Raises what `Tls.context` does.
     token
         What says who calls, see `limner.token.secured`, which raises what is wrong with it.
+    tracing
+        Whether calls are traced; ModuleNotFoundError where the extra for it is not installed.
     """
 
-    def __init__(self, address: str, tls: Tls | None, token: Token | None = None) -> None:
+    def __init__(self, address: str, tls: Tls | None, token: Token | None = None, tracing: bool = False) -> None:
         self.address = address
+        self._tracing = import_module("limner.tracing") if tracing else None
         self._context = tls.context() if tls else None
         self._credentials = secured(address, tls.credentials() if tls else None, token)
 
     def open(self) -> grpc.Channel:
         """Return a channel to the server; nothing is sent yet."""
         if self._credentials is None:
-            return grpc.insecure_channel(self.address, channel_options())
-        return grpc.secure_channel(self.address, self._credentials, channel_options())
+            channel = grpc.insecure_channel(self.address, channel_options())
+        else:
+            channel = grpc.secure_channel(self.address, self._credentials, channel_options())
+        return self._tracing.traced(channel) if self._tracing else channel
 
     def open_async(self) -> aio.Channel:
         """Return a channel for asyncio; nothing is sent yet."""
+        interceptors = self._tracing.interceptors() if self._tracing else ()
         if self._credentials is None:
-            return aio.insecure_channel(self.address, channel_options())
-        return aio.secure_channel(self.address, self._credentials, channel_options())
+            return aio.insecure_channel(self.address, channel_options(), interceptors=interceptors)
+        return aio.secure_channel(self.address, self._credentials, channel_options(), interceptors=interceptors)
 
     def explain(self, error: grpc.RpcError) -> LimnerError:
         """Translate what a call raised; where it reached no server, looks at what is there, for seconds at most."""

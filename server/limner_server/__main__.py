@@ -34,9 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"limner-server: {sentence}", file=sys.stderr)
         sys.exit(2)
 
-    def announce(port: int) -> None:
+    def announce(port: int, metrics_port: int | None) -> None:
         notice = "research software, not for diagnostic use"
         print(f"limner-server listening on {settings.host}:{port}; {notice}", flush=True)
+        if metrics_port is not None:
+            print(f"metrics on {settings.metrics_host}:{metrics_port}", flush=True)
 
     if settings.workers == 1:
         serve(settings, announce)

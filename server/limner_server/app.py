@@ -6,9 +6,11 @@ The path of a request: wire → `rpc` servicer → `serving.ModelPool` → `exec
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 import torch
 from grpc import aio
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 from tritonclient.grpc import service_pb2_grpc
 
@@ -21,6 +23,7 @@ from limner.v1 import (
     training_pb2_grpc,
 )
 from limner_server.access.access import Access
+from limner_server.access.matrix import MATRIX
 from limner_server.door import Door
 from limner_server.errors import InvalidInputError, LimnerError
 from limner_server.jobs.runner import JobRunner
@@ -34,6 +37,7 @@ from limner_server.rpc.health import KEEPING, PREDICTING
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.inference import InferenceService
 from limner_server.rpc.interceptor import ErrorInterceptor
+from limner_server.rpc.metering import MeteringInterceptor
 from limner_server.rpc.model import ModelService
 from limner_server.rpc.open_inference.service import OpenInferenceService
 from limner_server.rpc.ownership import Ownership
@@ -48,6 +52,10 @@ from limner_server.state.database import open_database
 from limner_server.state.jobs import JobStore
 from limner_server.state.loaded import LoadedStore
 from limner_server.state.servers import Membership
+from limner_server.telemetry.metrics import register_serving
+
+if TYPE_CHECKING:
+    from limner_server.telemetry.traces import Traces  # of an extra
 
 _WATCH_S = 1.0
 
@@ -55,9 +63,12 @@ _log = logging.getLogger(__name__)
 
 
 class App:
-    """A whole server behind its door. Made in a thread while the door answers for it; the rest is the event loop's."""
+    """A whole server behind its door. Made in a thread while the door answers for it; the rest is the event loop's.
 
-    def __init__(self, settings: Settings, door: Door) -> None:
+    Its metrics are added to a registry.
+    """
+
+    def __init__(self, settings: Settings, door: Door, metrics: CollectorRegistry) -> None:
         self._settings = settings
         self._door = door
         self._database_answers = True
@@ -82,15 +93,27 @@ class App:
             training_processes=settings.training_processes,
         )
         holdings = LoadedStore(database, self._membership.id)
-        self._models = ModelPool(repository, AliasStore(database), holdings, settings, device)
+        self._traces = open_traces(settings.trace_endpoint) if settings.trace_endpoint else None
+        self._models = ModelPool(
+            repository,
+            AliasStore(database),
+            holdings,
+            settings,
+            device,
+            self._traces.stages if self._traces is not None else None,
+        )
         self._images = ImageReader(settings.decode_threads)
 
-        self._interceptors: list[aio.ServerInterceptor] = [
-            AuditInterceptor(AuditLog(database)),
-            ErrorInterceptor(),
-            *([AccessInterceptor(self._access)] if self._access else []),
-            DrainInterceptor(door.draining),
-        ]
+        register_serving(metrics, self._models, jobs, self._runner)
+        self._interceptors: list[aio.ServerInterceptor] = []  # the first is the outermost
+        if settings.metrics_port is not None:
+            self._interceptors.append(MeteringInterceptor([f"/{method}" for method in MATRIX], metrics))
+        if self._traces is not None:
+            self._interceptors.append(self._traces.interceptor())
+        self._interceptors += [AuditInterceptor(AuditLog(database)), ErrorInterceptor()]
+        if self._access is not None:
+            self._interceptors.append(AccessInterceptor(self._access))
+        self._interceptors.append(DrainInterceptor(door.draining))
         server = door.services
         cohort_pb2_grpc.add_CohortServiceServicer_to_server(CohortService(cohorts, jobs, ownership), server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(
@@ -134,6 +157,8 @@ class App:
         await self._models.close()
         await asyncio.to_thread(self._membership.leave)
         self._images.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     async def _load(self) -> None:
         """Load and warm the models of `--load`, all of them although one fails."""
@@ -178,6 +203,15 @@ class App:
         """Without the database nothing answers: even a model's name stands for what the database says."""
         predicting = PREDICTING if self._models.healthy else ()
         self._door.health.serve((*predicting, *KEEPING) if self._database_answers else ())
+
+
+def open_traces(endpoint: str) -> "Traces":
+    """Begin to trace; InvalidInputError where what it takes is not installed."""
+    try:
+        from limner_server.telemetry.traces import Traces
+    except ModuleNotFoundError as error:
+        raise InvalidInputError("trace_endpoint", endpoint, "OpenTelemetry: pip install 'limner[tracing]'") from error
+    return Traces(endpoint)
 
 
 def choose_device(setting: str) -> str:

@@ -4,29 +4,36 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import OperationalError
 
 from limner_server.door import Door
 from limner_server.errors import LimnerError
 from limner_server.settings import Settings
-from limner_server.telemetry import logs
+from limner_server.telemetry import logs, page, workers
+from limner_server.telemetry.machine import register_machine
 
 if TYPE_CHECKING:
     from limner_server.app import App
 
+Announce = Callable[[int, int | None], None]
+"""Called with the port of the service, and with that of the metrics where they have one, once everything is served."""
 
-def serve(settings: Settings, announce: Callable[[int], None]) -> None:
-    """Serve until told to stop; `announce` is called with the port once everything is served.
+
+def serve(settings: Settings, announce: Announce, metrics: socket.socket | None = None) -> None:
+    """Serve until told to stop. The metrics are told over a socket where one is given, and else have a port.
 
     Ends the process with 2 where a setting is wrong, and with 1 where port or database are gone since `checks` looked.
     """
     logs.configure(settings.log_level)
     try:
-        asyncio.run(_serve(settings, announce))
+        asyncio.run(_serve(settings, announce, metrics))
     except LimnerError as error:
         print(f"limner-server: {error}", file=sys.stderr)
         sys.exit(2)
@@ -36,28 +43,41 @@ def serve(settings: Settings, announce: Callable[[int], None]) -> None:
         sys.exit(f"limner-server: {error}")
 
 
-async def _serve(settings: Settings, announce: Callable[[int], None]) -> None:
+async def _serve(settings: Settings, announce: Announce, metrics: socket.socket | None) -> None:
     signals = _Signals()
     door = Door(settings)
     port = await door.listen()
     try:
+        registry = CollectorRegistry()
+        metrics_port = _tell_metrics(settings, registry, metrics)
         # In a thread, since importing torch takes seconds, in which the door answers for what is to come.
-        app = await asyncio.to_thread(_assemble, settings, door)
+        app = await asyncio.to_thread(_assemble, settings, door, registry)
         await app.start()
     except BaseException:
         await door.shut()
         raise
     signals.serving = True
-    announce(port)
+    announce(port, metrics_port)
     await app.run_until(signals.told_to_stop)
 
 
-def _assemble(settings: Settings, door: Door) -> "App":
+def _tell_metrics(settings: Settings, registry: CollectorRegistry, supervisor: socket.socket | None) -> int | None:
+    """Tell metrics to the supervisor where there is one; else serve them where that is wanted, and return the port."""
+    if supervisor is not None:
+        threading.Thread(target=workers.tell, args=(supervisor, registry), name="metrics", daemon=True).start()
+        return None
+    if settings.metrics_port is None:
+        return None
+    register_machine(registry)
+    return page.serve(settings.metrics_host, settings.metrics_port, registry)
+
+
+def _assemble(settings: Settings, door: Door, registry: CollectorRegistry) -> "App":
     # It tells of each of its plugins when it is imported.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from limner_server.app import App
 
-    return App(settings, door)
+    return App(settings, door, registry)
 
 
 class _Signals:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from limner_server.hosts import is_loopback
 
+_URL = re.compile(r"https?://[^/\s]+:[0-9]+")
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")
 
 
@@ -94,6 +95,17 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=64, description="Processes of one training, by torchrun; on CUDA one for each device.")
     ] = 1
     drain_s: Annotated[float, Field(ge=0, description="Grace for calls in flight at SIGTERM, in seconds.")] = 20.0
+    metrics_port: Annotated[
+        int | None,
+        Field(ge=0, le=65535, description="TCP port of the metrics, /metrics over HTTP; 0: a free one. None: off."),
+    ] = None
+    metrics_host: Annotated[str, Field(description="Address of the metrics; whoever reaches it reads them.")] = (
+        "127.0.0.1"
+    )
+    trace_endpoint: Annotated[
+        str,
+        Field(description="http://HOST:PORT (or https://) of an OTLP collector for traces, over gRPC. Empty: none."),
+    ] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
@@ -197,6 +209,13 @@ class Settings(BaseSettings):
                 {"host": host},
             )
         return allowed
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _check_trace_endpoint(cls, url: str) -> str:
+        if url and not _URL.fullmatch(url):
+            raise PydanticCustomError("url", "expected http://HOST:PORT or https://HOST:PORT of an OTLP collector")
+        return url
 
     @property
     def engine_threads(self) -> int:

@@ -8,9 +8,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +54,7 @@ class _Call:
     item: Item
     future: Future[Output]
     submitted: float
+    context: Context  # of who submitted it, for what is logged of it alone
 
     def fail(self, error: LimnerError) -> None:
         self.future.set_exception(error)
@@ -102,9 +105,11 @@ class Executor:
     ) -> None:
         self._engine = engine
         self._grid_size = grid_size
+        self._max_queue_images = max_queue_images
         self._changed = threading.Condition()
         self._closing = False
         self._counts = Counts()
+        self._batch_sizes: Counter[int] = Counter()
         try:
             self._batch_size = engine.warm(grid_size, max_batch_size)
         except BaseException:
@@ -137,9 +142,20 @@ class Executor:
             return len(self._batcher)
 
     @property
+    def max_waiting(self) -> int:
+        """Number of images that may wait."""
+        return self._max_queue_images
+
+    @property
     def counts(self) -> Counts:
         """What was done so far."""
         return self._counts
+
+    @property
+    def batch_sizes(self) -> Mapping[int, int]:
+        """Forward passes that succeeded, by how many images they had."""
+        with self._changed:
+            return dict(self._batch_sizes)
 
     @contextmanager
     def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator["Places"]:
@@ -195,7 +211,7 @@ class Executor:
             if self._closing:
                 raise UnavailableError("the model's executor is closed")
             now = time.monotonic()
-            call = _Call(item, Future(), now)
+            call = _Call(item, Future(), now, copy_context())
             latest = math.inf if deadline is None else deadline
             reserved = places is not None and places.left > 0
             ticket = self._batcher.add(call, _key(item), now, priority, latest, reserved=reserved)
@@ -301,7 +317,8 @@ class Executor:
             for call in calls:
                 call.fail(error)
         except Exception:
-            log.exception("the forward pass of a batch of %d failed", len(calls))
+            context = calls[0].context if len(calls) == 1 else copy_context()
+            context.run(log.exception, "the forward pass of a batch of %d failed", len(calls))
             self._split(calls, 1, EngineError("the model's forward pass failed on this image"), staging)
         else:
             self._deliver(calls, arrays, started, time.monotonic() - started)
@@ -330,6 +347,8 @@ class Executor:
     def _deliver(self, calls: Sequence[_Call], arrays: Arrays, started: float, compute_s: float) -> None:
         n = len(calls)
         self._count(batches=1, images=n)
+        with self._changed:
+            self._batch_sizes[n] += 1
         for index, call in enumerate(calls):
             rows = {name: array[index, ...] for name, array in arrays.items()}
             call.future.set_result(Output(rows, started - call.submitted, compute_s, n))

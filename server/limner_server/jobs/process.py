@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from limner.imaging.errors import ImageError
 from limner_server.errors import LeftOffError, LimnerError
+from limner_server.telemetry import logs
 
 LEAVE_OFF = b"leave off\n"
 """What a server that is about to go says on the leash."""
@@ -58,14 +59,15 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     with its own words; any other exception leaves its traceback in the job's log. After a failure the exit status is 1,
     by which torchrun knows that it has to end the other processes of the job.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    folder = Path(sys.argv[1])
+    logs.configure("info", job=folder.name)
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     # Whatever a library prints must not be taken for an event.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     threading.Thread(target=hold_leash, args=(reporter.told_to_leave_off.set,), daemon=True).start()
     status = _FAILED
     try:
-        main(Path(sys.argv[1]), reporter)
+        main(folder, reporter)
     except LeftOffError:
         status = _LEFT_OFF
     except (LimnerError, ImageError) as error:

@@ -78,6 +78,7 @@ class JobRunner:
         self._training_processes = training_processes
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}  # those that hear what they are told
+        self._progress: dict[str, tuple[JobKind, _Progress]] = {}
         self._leaving: float | None = None
         self._something_to_do = asyncio.Event()
         self._rounds: asyncio.Task[None] | None = None
@@ -113,6 +114,10 @@ class JobRunner:
         submitted = await asyncio.to_thread(self._store.submit, job, again=again, check=check)
         self._something_to_do.set()
         return submitted
+
+    def running(self) -> dict[str, tuple[JobKind, Mapping[str, Any]]]:
+        """Kind and progress of the jobs that this server runs, by id; may be called from any thread."""
+        return {job_id: (kind, progress.latest) for job_id, (kind, progress) in list(self._progress.items())}
 
     def folder(self, job: Job) -> Path:
         """Folder of a job: its request, its checkpoints, its log, and for simulations its result."""
@@ -190,6 +195,7 @@ class JobRunner:
 
     def _forget(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[job_id]
+        self._progress.pop(job_id, None)  # none of a job that was cancelled before it began
         self._something_to_do.set()
         if not task.cancelled() and task.exception() is not None:
             _log.error("the end of job %s could not be written down", job_id, exc_info=task.exception())
@@ -197,6 +203,7 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         """Run a job that this server has claimed until it ends."""
         progress = _Progress(job.progress)
+        self._progress[job.id] = job.kind, progress
         try:
             outcome = await self._supervise(job, progress)
         except _LeftOff:

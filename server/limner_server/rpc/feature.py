@@ -68,7 +68,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         options = FeatureOptions(request.options, model)
         expires = deadline(context)
 
-        with model.executor.admitted(len(request.images), deadline=expires) as places:
+        with model.admitted(len(request.images), deadline=expires) as places:
 
             async def extract(image: common_pb2.Image) -> feature_pb2.ImageFeatures:
                 return await self._extract(model, options, image, expires, places)
@@ -107,14 +107,17 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
     ) -> feature_pb2.ImageFeatures:
         """Explain one image; whatever is wrong with it becomes its status."""
         try:
-            grid_image = await self._images.read(image, model.grid)
-            item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
-            output = await model.statistics.image(model.run(item, deadline=expires, places=places))
-            ablation: Output | None = None
-            if options.method is ImportanceMethod.MEAN_ABLATION:
-                item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)
-                ablation = await model.run(item, deadline=expires)
-            return await asyncio.to_thread(_features, model, options, image, grid_image, output, ablation)
+            with model.statistics.request() as counted:
+                grid_image = await self._images.read(image, model.grid)
+                counted.read()
+                item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
+                output = await model.run(item, deadline=expires, places=places)
+                ablation: Output | None = None
+                if options.method is ImportanceMethod.MEAN_ABLATION:
+                    item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)
+                    ablation = await model.run(item, deadline=expires)
+                counted.answered(output)
+                return await asyncio.to_thread(_features, model, options, image, grid_image, output, ablation)
         except (LimnerError, ImageError) as error:
             return feature_pb2.ImageFeatures(id=image.id, subject=image.subject, status=to_status(error))
 

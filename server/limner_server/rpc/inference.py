@@ -45,7 +45,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         expires = deadline(context)
 
         # The call is refused as a whole, and before anything is done for it: its caller's retry policy sends it again.
-        with model.executor.admitted(len(request.images), request.priority, expires) as places:
+        with model.admitted(len(request.images), request.priority, expires) as places:
 
             async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
                 return await self._score(model, image, request, expires, places)
@@ -96,23 +96,25 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ImageResult:
         """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
         try:
-            grid_image = await self._images.read(image, model.grid)
-            answer = model.run(Item(grid_image.values), wanted.priority, expires, places)
-            output = await model.statistics.image(answer)
+            with model.statistics.request() as counted:
+                grid_image = await self._images.read(image, model.grid)
+                counted.read()
+                output = await model.run(Item(grid_image.values), wanted.priority, expires, places)
+                counted.answered(output)
+                return inference_pb2.ImageResult(
+                    id=image.id,
+                    subject=image.subject,
+                    status={},
+                    prediction=prediction(
+                        model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
+                    ),
+                    timing=timing(output, grid_image.decode_s),
+                    embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
+                )
         except QueueFullError:
             raise
         except (LimnerError, ImageError) as error:
             return _failed(image, error)
-        return inference_pb2.ImageResult(
-            id=image.id,
-            subject=image.subject,
-            status={},
-            prediction=prediction(
-                model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
-            ),
-            timing=timing(output, grid_image.decode_s),
-            embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
-        )
 
 
 async def _opening(

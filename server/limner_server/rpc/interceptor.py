@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+import structlog
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -87,6 +88,7 @@ def _translated(method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
 def _identify(context: RpcContext) -> str:
     request_id = uuid.uuid4().hex
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # each call has a task, and so a context, of its own
     return request_id
 
 

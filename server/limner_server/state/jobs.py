@@ -110,6 +110,12 @@ class JobStore:
             rows = session.scalars(select(JobRow).where(JobRow.kind == kind).order_by(JobRow.created.desc(), JobRow.id))
             return [_job(row) for row in rows]
 
+    def count(self) -> dict[tuple[JobKind, JobState], int]:
+        """How many jobs of each kind are in each state, where there are any."""
+        query = select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+        with Session(self._engine) as session:
+            return {(JobKind(kind), JobState(state)): number for kind, state, number in session.execute(query)}
+
     def unfinished(self, cohort: str) -> list[Job]:
         """All jobs of a cohort that have not ended, oldest first."""
         query = select(JobRow).where(JobRow.cohort == cohort, JobRow.state.in_(_UNFINISHED)).order_by(JobRow.created)

@@ -1,6 +1,7 @@
 """The job runner with real processes that are really killed."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -147,6 +148,9 @@ def test_the_text_of_an_unexpected_error_stays_in_the_log(tmp_path: Path) -> Non
     log = (tmp_path / "jobs" / "a" / "job.log").read_text()
     assert "a secret" in log
     assert "a library's" in log
+    (told,) = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert (told["job"], told["message"], told["level"]) == ("a", "the job failed", "error")
+    assert "a secret" in told["exception"]
 
 
 def test_an_unfinished_job_is_taken_up_by_the_next_runner(tmp_path: Path) -> None:

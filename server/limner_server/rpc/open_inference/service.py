@@ -244,12 +244,12 @@ class OpenInferenceService:
         expires = _expiry(request, context)
         priority = read_priority(request)
         model = await self._models.acquire(request.model_name, request.model_version)
-        arrived_ns = time.perf_counter_ns()
-        images = read_images(request, model.grid.size, self._memory)
-        wanted = read_wanted(request, model, len(images), self._memory)
-        with model.statistics.request(arrived_ns) as counted:
+        with model.statistics.request() as counted:
+            images = read_images(request, model.grid.size, self._memory)
+            wanted = read_wanted(request, model, len(images), self._memory)
+            counted.read()
             outputs = await self._run(model, images, priority, expires)
-            counted.answered(outputs)
+            counted.answered(*outputs)
             return build_reply(request, model, wanted, outputs)
 
     async def _run(
