@@ -112,7 +112,7 @@ class App:
         limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
             interceptors=[
-                AuditInterceptor(AuditLog(database)),
+                AuditInterceptor(AuditLog(database), only_known=self._access is not None),
                 ErrorInterceptor(),
                 *([AccessInterceptor(self._access)] if self._access else []),
             ],

@@ -35,10 +35,18 @@ _log = logging.getLogger(__name__)
 
 
 class AuditInterceptor(aio.ServerInterceptor):
-    """Notes the calls of the methods in `CHANGING` once they have ended."""
+    """Notes the calls of the methods in `CHANGING` once they have ended.
 
-    def __init__(self, audit: AuditLog) -> None:
+    Parameters
+    ----------
+    only_known
+        Whether callers are asked who they are: then what nobody known asks for, or asks for too often, leaves no row.
+        With such rows anybody could fill the disk.
+    """
+
+    def __init__(self, audit: AuditLog, *, only_known: bool) -> None:
         self._audit = audit
+        self._only_known = only_known
 
     async def intercept_service(
         self,
@@ -73,9 +81,10 @@ class AuditInterceptor(aio.ServerInterceptor):
     async def _note(self, context: RpcContext, method: str, target: str) -> None:
         request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
         status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
-        if status == grpc.StatusCode.UNAUTHENTICATED.name:
-            return  # by nobody who is known: with such rows anybody could fill the disk
-        entry = AuditEntry(context.peer(), method, target, status, str(request_id), caller_name())
+        principal = caller_name()
+        if principal is None and self._only_known:
+            return
+        entry = AuditEntry(context.peer(), method, target, status, str(request_id), principal)
         try:
             await asyncio.to_thread(self._audit.add, entry)
         except SQLAlchemyError:
