@@ -45,10 +45,11 @@ class AccessInterceptor(aio.ServerInterceptor):
 
     async def _admit(self, method: str, needed: Role | None, context: RpcContext) -> Meter:
         """Let a call in, and return the meter of whoever it is by."""
+        peer = context.peer()  # before anything is awaited: of a call that is gone, gRPC's `peer` ends the process
         try:
             principal = await self._access.identify(context.invocation_metadata() or (), context.auth_context())
         except UnauthenticatedError as error:
-            _log.info("%s refused to %s: %s", method, context.peer(), error)
+            _log.info("%s refused to %s: %s", method, peer, error)
             raise
         meter = self._meters.of(principal)
         meter.check_call()
