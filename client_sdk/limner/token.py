@@ -59,17 +59,19 @@ def secured(
     InvalidInputError
         The token is none, or the connection would carry it in the clear to another machine.
     """
-    token = token if token is not None else os.environ.get(ENVIRONMENT) or None
+    given = "token"
+    if token is None:
+        given, token = ENVIRONMENT, os.environ.get(ENVIRONMENT) or None
     if token is None:
         return connection
     if isinstance(token, str):
-        _check(token.strip())
+        _check(token.strip(), given)
     if connection is None:
         if not _stays_here(address):
             raise InvalidInputError(
-                f"token is given and the connection to {address} is plain, so others could read it;"
+                f"{given} is given and the connection to {address} is plain, so others could read it;"
                 " expected tls=Tls(...), or limner --tls, or a loopback address",
-                field="token",
+                field=given,
                 expected="TLS, or a loopback address",
             )
         # Plain on the wire; gRPC itself makes sure that the other end is on this machine.
@@ -86,7 +88,7 @@ class _Bearer(grpc.AuthMetadataPlugin):
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         try:
             token = self._token if isinstance(self._token, str) else self._token()
-            _check(token := token.strip())
+            _check(token := token.strip(), "token")
         except Exception as error:  # the caller's function may raise whatever it likes, with whatever in its text
             callback((), RuntimeError(NOT_HAD + _reason(error)))
         else:
@@ -102,11 +104,11 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def _check(token: str) -> None:
+def _check(token: str, given: str) -> None:
     if not _BEARER.fullmatch(token):
         raise InvalidInputError(
-            f"token is a text of {len(token)} characters that is none; expected {_EXPECTED}",
-            field="token",
+            f"{given} is a text of {len(token)} characters that is none; expected {_EXPECTED}",
+            field=given,
             expected=_EXPECTED,
         )
 

@@ -110,7 +110,8 @@ class App:
             self._interceptors.append(MeteringInterceptor([f"/{method}" for method in MATRIX], metrics))
         if self._traces is not None:
             self._interceptors.append(self._traces.interceptor())
-        self._interceptors += [AuditInterceptor(AuditLog(database)), ErrorInterceptor()]
+        audit = AuditInterceptor(AuditLog(database), only_known=self._access is not None)
+        self._interceptors += [audit, ErrorInterceptor()]
         if self._access is not None:
             self._interceptors.append(AccessInterceptor(self._access))
         self._interceptors.append(DrainInterceptor(door.draining))

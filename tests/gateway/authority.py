@@ -15,11 +15,11 @@ class Authority:
         self.certificate, self.key = folder / "ca.pem", folder / "ca.key"
         self._request("authority", self.certificate, self.key, "-addext", "keyUsage=critical,keyCertSign")
 
-    def sign(self, name: str, names: str = "DNS:localhost,IP:127.0.0.1", common_name: str = "") -> tuple[Path, Path]:
-        """Return a certificate and its key: for `names`, as openssl writes them, and a common name, default `name`."""
+    def sign(self, name: str, hosts: str = "DNS:localhost,IP:127.0.0.1", common_name: str = "") -> tuple[Path, Path]:
+        """Return a certificate and its key: for `hosts`, as openssl writes them, and a common name, default `name`."""
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         signer = ("-CA", str(self.certificate), "-CAkey", str(self.key))
-        extensions = ("-addext", f"subjectAltName={names}", "-addext", "basicConstraints=CA:FALSE")
+        extensions = ("-addext", f"subjectAltName={hosts}", "-addext", "basicConstraints=CA:FALSE")
         self._request(common_name or name, certificate, key, *signer, *extensions)
         return certificate, key
 

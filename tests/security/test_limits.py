@@ -19,6 +19,8 @@ from limner_server.access.limits import KEPT, Bucket, Meters, images_in
 from limner_server.access.matrix import Role
 from limner_server.access.principal import Principal
 from limner_server.errors import RateLimitError
+from limner_server.state.audit import AuditLog
+from limner_server.state.database import open_database
 from tests.issuer import Issuer
 from tests.live import LiveServer
 
@@ -47,7 +49,9 @@ def refusal(call: grpc.RpcError) -> tuple[grpc.StatusCode, str, int]:
     return call.code(), call.details() or "", int(dict(call.trailing_metadata())[PUSHBACK])
 
 
-def test_a_call_too_many_is_refused_with_the_time_to_come_back(channel: grpc.Channel, issuer: Issuer) -> None:
+def test_a_call_too_many_is_refused_with_the_time_to_come_back(
+    plain_server: LiveServer, channel: grpc.Channel, issuer: Issuer
+) -> None:
     stub, who = ModelServiceStub(channel), bearer(issuer, "few-calls")
     stub.ListModels(model_pb2.ListModelsRequest(), metadata=who)
     with pytest.raises(grpc.RpcError) as caught:
@@ -56,6 +60,13 @@ def test_a_call_too_many_is_refused_with_the_time_to_come_back(channel: grpc.Cha
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "0.01 calls a second" in details
     assert 50_000 < pushback <= 100_000
+    with pytest.raises(grpc.RpcError) as caught:  # whatever the method and its role: refusals would be free otherwise
+        stub.DeleteModel(model_pb2.DeleteModelRequest(), metadata=who)
+    assert refusal(caught.value)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (
+        AuditLog(open_database(f"sqlite:///{plain_server.data_dir}/limner.sqlite")).entries(principal="token:few-calls")
+        == []
+    )
     stub.ListModels(model_pb2.ListModelsRequest(), metadata=bearer(issuer, "somebody-else"))
 
 

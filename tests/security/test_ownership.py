@@ -118,6 +118,7 @@ def test_the_audit_log_says_who_did_what(plain_server: LiveServer, clients: Clie
         clients["bob"].delete_cohort(cohort)
     with Client(plain_server.address) as nobody, pytest.raises(UnauthenticatedError):
         nobody.delete_cohort(cohort)
+    assert "limner.v1.CohortService/DeleteCohort refused to ipv4:127.0.0.1:" in plain_server.log()
     rows = [json.loads(line) for line in audit(plain_server, "--json").splitlines()]
     told = [(row["principal"], row["method"], row["target"], row["status"]) for row in rows]
     assert ("token:ada", "CohortService/ImportCohort", cohort, "OK") in told

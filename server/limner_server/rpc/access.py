@@ -5,6 +5,7 @@ Who calls and which role a method needs is known to `limner_server.access`; how 
 """
 
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,8 +17,10 @@ from limner_server.access.access import Access
 from limner_server.access.limits import Meter, Meters
 from limner_server.access.matrix import MATRIX, Role
 from limner_server.access.principal import enter
-from limner_server.errors import ForbiddenError, InvalidInputError
+from limner_server.errors import ForbiddenError, InvalidInputError, UnauthenticatedError
 from limner_server.rpc.interceptor import Handler, RpcContext, shape
+
+_log = logging.getLogger(__name__)
 
 
 class AccessInterceptor(aio.ServerInterceptor):
@@ -42,15 +45,20 @@ class AccessInterceptor(aio.ServerInterceptor):
 
     async def _admit(self, method: str, needed: Role | None, context: RpcContext) -> Meter:
         """Let a call in, and return the meter of whoever it is by."""
-        principal = await self._access.identify(context.invocation_metadata() or (), context.auth_context())
-        enter(principal)
+        peer = context.peer()  # before anything is awaited: of a call that is gone, gRPC's `peer` ends the process
+        try:
+            principal = await self._access.identify(context.invocation_metadata() or (), context.auth_context())
+        except UnauthenticatedError as error:
+            _log.info("%s refused to %s: %s", method, peer, error)
+            raise
+        meter = self._meters.of(principal)
+        meter.check_call()
+        enter(principal)  # from here on a refusal is audited, so no more often than the limits let it
         if needed is None:
             raise ForbiddenError(f"{method} is in no row of the authorisation matrix, so nobody may call it")
         if principal.role < needed:
             has = f"has the role '{principal.role.name.lower()}'" if principal.role else "has no role"
             raise ForbiddenError(f"{method} needs the role '{needed.name.lower()}'; {principal.name} {has}")
-        meter = self._meters.of(principal)
-        meter.check_call()
         return meter
 
 
