@@ -5,17 +5,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from google.rpc import code_pb2
 
 from limner import Image, errors, types
+from limner.scoring.fleet import Fleet
 from limner.scoring.flow import Answer, Flow
 from limner.scoring.sources import Item, given
+from limner.servers import Servers
 from limner.v1 import common_pb2, inference_pb2
 from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server as add_inference
 from tests.sdk.servers import IDENTITY, Inference, refuse, serving
@@ -31,22 +31,8 @@ def arrays(count: int) -> Iterator[Item]:
 def answers_of(
     address: str, items: Iterator[Item], timeout: float = 20.0, in_flight: int = 64, patience_s: float = 20.0
 ) -> list[Answer]:
-    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(1) as reader:
-        call: Any = channel.unary_unary(
-            "/limner.v1.InferenceService/Predict",
-            response_deserializer=inference_pb2.PredictResponse.FromString,
-        )
-        flow = Flow(
-            MODEL,
-            partial(call.future, timeout=timeout),
-            address,
-            reader,
-            ahead=4,
-            priority=0,
-            embeddings=False,
-            in_flight=in_flight,
-            patience_s=patience_s,
-        )
+    with Fleet(Servers(address, None), timeout, in_flight) as fleet, ThreadPoolExecutor(1) as reader:
+        flow = Flow(MODEL, fleet, reader, ahead=4, priority=0, embeddings=False, patience_s=patience_s)
         return [answer for some in flow.answers(items) for answer in some]
 
 

@@ -65,7 +65,9 @@ def score(
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Keep embeddings too, as safetensors.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be scored in DIR; send nothing.")] = False,
     priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
-    in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
+    in_flight: Annotated[
+        int, typer.Option(min=1, help="Images that a server has not answered, at most.")
+    ] = DEFAULT.in_flight,
     readers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread, 500 slices/s.")] = 0,
     patience: Annotated[
         float, typer.Option(min=1, help="Seconds of nothing but failing calls, then stop; --resume goes on.")

@@ -1,14 +1,15 @@
 """A run from its beginning, or from where it stopped, to its tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from limner.errors import LimnerError, wrong_input
 from limner.scoring.embeddings import EMBEDDINGS, Embeddings
-from limner.scoring.flow import Answer, Call, Flow
+from limner.scoring.fleet import Fleet
+from limner.scoring.flow import Answer, Flow
 from limner.scoring.journal import Journal
 from limner.scoring.plan import begin, make_folder, resume
 from limner.scoring.readers import readers
@@ -23,16 +24,8 @@ if TYPE_CHECKING:
     from limner.scoring.sources import Source
 
 
-class Server(NamedTuple):
-    """What a run needs of a server: its address, the model as it is there, and how a call with a request is begun."""
-
-    address: str
-    model: Model
-    predict: Callable[[bytes], Call]
-
-
-def score(server: Server, source: "Source", out: Path, options: ScoreOptions, tell: Tell) -> Scores:
-    """Score a source into a folder; see `limner.Client.score`."""
+def score(model: Model, fleet: Fleet, source: "Source", out: Path, options: ScoreOptions, tell: Tell) -> Scores:
+    """Score a source into a folder by a model of the fleet's servers; see `limner.Client.score`."""
     check_format(options.format)
     if options.shard >= options.shards:
         raise wrong_input(
@@ -40,11 +33,11 @@ def score(server: Server, source: "Source", out: Path, options: ScoreOptions, te
         )
     sources = named(source)
     with _journal(out, options) as journal:
-        run = _run(server, sources or (), out, options, journal, tell)
+        run = _run(model, sources or (), out, options, journal, tell)
         census = Census()
         images = listed(out / ITEMS) if sources else _given(source, run, journal, census)
         with Embeddings(out / EMBEDDINGS, run.model.width) if run.embeddings else nullcontext() as embeddings:
-            _score_rest(server, run, images, journal, embeddings, options, tell)
+            _score_rest(fleet, run, images, journal, embeddings, options, tell)
         if not sources:
             run = run.model_copy(update={"total": census.total, "digest": census.digest})
         tell("writing tables", len(journal), len(journal))
@@ -60,9 +53,9 @@ def _journal(out: Path, options: ScoreOptions) -> Iterator[Journal]:
 
 
 def _run(
-    server: Server, sources: tuple[str, ...], out: Path, options: ScoreOptions, journal: Journal, tell: Tell
+    served: Model, sources: tuple[str, ...], out: Path, options: ScoreOptions, journal: Journal, tell: Tell
 ) -> Run:
-    run, model = read_run(out), run_model(server.model)
+    run, model = read_run(out), run_model(served)
     if run is None and not len(journal):
         return begin(model, sources, out, options, tell)
     if run is None:
@@ -106,7 +99,7 @@ def _keep(answers: list[Answer], run: Run, journal: Journal, embeddings: Embeddi
 
 
 def _score_rest(
-    server: Server,
+    fleet: Fleet,
     run: Run,
     images: Iterator[Item],
     journal: Journal,
@@ -121,13 +114,11 @@ def _score_rest(
     with readers(processes) as pool:
         flow = Flow(
             run.model.identity,
-            server.predict,
-            server.address,
+            fleet,
             pool,
             ahead=2 * max(1, processes) + 2,
             priority=options.priority,
             embeddings=run.embeddings,
-            in_flight=options.in_flight,
             patience_s=options.patience_s,
         )
         try:

@@ -41,7 +41,7 @@ class ScoreOptions(Result):
     priority
         0, the lowest, to 10: what waits with a higher one is batched first.
     in_flight
-        Images that are sent and not answered, at most.
+        Images that a server is sent and has not answered, at most.
     readers
         Processes that read and decode files ahead of the sending; 0: a thread of this one, good for some 500 slices a
         second. A script that asks for processes needs the guard `if __name__ == "__main__"`.
