@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from limner import AsyncClient, Client, Image
 from limner.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner.imaging import decode
-from limner.types import FeatureOptions, ImageResult, ScoreOptions, TableFormat
+from limner.types import FeatureOptions, ImageResult, ScoreOptions, Scores, TableFormat
 from tests.live import LiveServer
 from tests.scoring.tables import TABLES, assert_same_tables, read
 
@@ -268,3 +268,47 @@ def test_progress_is_told(client: Client, untrained: str, phantom: Path, tmp_pat
     assert scoring[0] == (0, 72)
     assert scoring[-1] == (72, 72)
     assert [done for done, _ in scoring] == sorted(done for done, _ in scoring)
+
+
+def test_the_asynchronous_client_scores_the_same(
+    client: Client, server: LiveServer, untrained: str, phantom: Path, tmp_path: Path
+) -> None:
+    async def run() -> Scores:
+        async with AsyncClient(server.address) as asynchronous:
+            return await asynchronous.score(untrained, phantom, tmp_path / "async", progress=tell)
+
+    def tell(what: str, done: int, total: int | None) -> None:
+        told.append((what, done, total))
+        assert asyncio.get_running_loop()
+
+    told: list[tuple[str, int, int | None]] = []
+    ours = asyncio.run(run())
+    theirs = client.score(untrained, phantom, tmp_path / "sync")
+    assert ours == theirs.model_copy(update={"folder": tmp_path / "async"})
+    assert_same_tables(tmp_path / "async", tmp_path / "sync")
+    assert ("scoring", 72, 72) in told
+
+
+def test_an_asynchronous_run_that_is_cancelled_is_gone_on_with(
+    server: LiveServer, untrained: str, tmp_path: Path
+) -> None:
+    async def cancelled() -> None:
+        async with AsyncClient(server.address) as asynchronous:
+            begun = asyncio.Event()
+            tell = lambda what, done, _all: begun.set() if what == "scoring" and done else None  # noqa: E731
+            run = asyncio.ensure_future(asynchronous.score(untrained, noise(5000), tmp_path / "run", progress=tell))
+            await begun.wait()
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+
+    async def resumed() -> Scores:
+        async with AsyncClient(server.address) as asynchronous:
+            return await asynchronous.score(untrained, noise(5000), tmp_path / "run", ScoreOptions(resume=True))
+
+    asyncio.run(cancelled())
+    kept = (tmp_path / "run" / "rows.jsonl").read_bytes().count(b"\n")
+    assert 0 < kept < 5000
+    scores = asyncio.run(resumed())
+    assert (scores.images, scores.failed) == (5000, 0)
+    assert (tmp_path / "run" / "rows.jsonl").read_bytes().count(b"\n") == 5000
