@@ -3,7 +3,6 @@
 import json
 import time
 from enum import Enum, auto
-from importlib.metadata import version
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 DEFAULT_ADDRESS = "localhost:8500"
@@ -110,6 +109,8 @@ def service_config(role: Role = Role.ALONE) -> str:
 
 def channel_options(role: Role = Role.ALONE) -> list[tuple[str, str | int]]:
     """Return the options of a channel, sync or async."""
+    from importlib.metadata import version  # here and not above, where `import limner` would pay for it
+
     return [
         ("grpc.service_config", service_config(role)),
         ("grpc.primary_user_agent", f"limner/{version('limner')}"),

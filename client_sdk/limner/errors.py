@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import version
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -140,6 +139,8 @@ def from_rpc(error: grpc.RpcError, address: str, call: str = "") -> LimnerError:
 
 def _why_unknown(theirs: str, details: str) -> str:
     """Say who has to be upgraded, from the version that the server tells; before 0.1 it told none."""
+    from importlib.metadata import version  # seldom needed, and slow to import
+
     ours = version("limner")
     if not theirs:
         return f"it is older than this client ({ours}), and to be upgraded, or it is another service ({details})"
