@@ -121,6 +121,8 @@ def channel_options(role: Role = Role.ALONE) -> list[tuple[str, str | int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # A rolling restart changes the addresses of a name within seconds; gRPC's own limit is half a minute.
+        *([("grpc.dns_min_time_between_resolutions_ms", 5_000)] if role is Role.NAME else []),
         # A member that is not connected is taken for away; it must not doze off.
         *([("grpc.client_idle_timeout_ms", 2**31 - 1)] if role is Role.MEMBER else []),
     ]

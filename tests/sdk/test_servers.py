@@ -1,6 +1,10 @@
 """Several servers: calls go round those that serve, streams outlive one, and a call that is unknown says who is old."""
 
 import asyncio
+import socket
+import socketserver
+import struct
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -140,6 +144,50 @@ def test_one_set_of_files_is_for_every_address(tmp_path: Path) -> None:
             client.model("m")
         with Client(first.replace("localhost", "dns:///localhost"), tls=Tls(both)) as client:
             assert str(client.model("m").identity) == "m:3"
+
+
+@contextmanager
+def name_server(hosts: list[str]) -> Iterator[int]:
+    """A DNS server that knows so many IPv4 addresses of every name, and no other records; gives its port."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            query, reply_to = self.request
+            question = query[12 : query.index(b"\0", 12) + 5]
+            found = hosts if question[-4:-2] == b"\0\1" else []
+            head = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(found), 0, 0)
+            records = [struct.pack("!HHHIH", 0xC00C, 1, 1, 0, 4) + socket.inet_aton(host) for host in found]
+            reply_to.sendto(head + question + b"".join(records), self.client_address)
+
+    with socketserver.ThreadingUDPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def test_a_name_stands_for_all_its_addresses() -> None:
+    first, second = Models(), Models()
+    (register, status), (well, _) = with_health(SERVING), with_health(SERVING)
+    with name_server(["127.0.0.1", "127.0.0.2"]) as names, serving(register, first) as address:
+        port = int(address.rpartition(":")[2])
+        with serving(well, second, port, host="127.0.0.2"):
+            name = f"dns://127.0.0.1:{names}/limner-headless.test:{port}"
+            with Client(name) as client:
+                while not (first.calls and second.calls):
+                    client.model("m")
+                status.set("", NOT_SERVING)
+                asked = -1
+                while first.calls != asked:  # until it has heard of it
+                    asked = first.calls
+                    for _ in range(4):
+                        client.model("m")
+                before = second.calls
+                client.delete_model("m:3")
+                assert (first.calls, second.calls) == (asked, before + 1)
+            asyncio.run(models_asked(name, 3))
+            assert (first.calls, second.calls) == (asked, before + 4)
 
 
 @contextmanager
