@@ -112,7 +112,7 @@ class Client:
         self._channel.close()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until the server says that it is serving (grpc.health.v1).
+        """Wait until the server, or one of several, says that it is serving (grpc.health.v1).
 
         Raises
         ------

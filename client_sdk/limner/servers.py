@@ -54,6 +54,7 @@ class Servers:
         self._tls = tls
         role = Role.MEMBER if len(self._addresses) > 1 else Role.ALONE
         self._endpoints = [Endpoint(one, tls, Role.NAME if one.startswith(_NAME) else role) for one in self._addresses]
+        self._resolved: dict[str, Endpoint] = {}
         self.address = ", ".join(self._addresses)
 
     def open(self) -> grpc.Channel:
@@ -85,7 +86,10 @@ class Servers:
         for one in self._addresses:
             host, port = split(one)
             resolved = _looked_up(host, port) if one.startswith(_NAME) else [one]
-            found.update((address, Endpoint(address, self._tls, Role.MEMBER, host)) for address in resolved)
+            for address in resolved:
+                known = self._resolved.get(address)
+                found[address] = known or Endpoint(address, self._tls, Role.MEMBER, host)
+        self._resolved = found
         return list(found.values())
 
     def explain(self, error: grpc.RpcError, call: str = "") -> LimnerError:
