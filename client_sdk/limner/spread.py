@@ -43,7 +43,32 @@ def _goes_elsewhere(error: grpc.RpcError, tried: Collection[int], servers: int) 
     return lost and len(tried) < servers
 
 
-class Spread(grpc.Channel):
+class _Streams:
+    """What opens streams: each at the server whose turn it is."""
+
+    _channels: Sequence[Any]
+
+    def choose(self) -> int:
+        raise NotImplementedError
+
+    def _one(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        calls = [getattr(channel, kind)(method, *args, **kwargs) for channel in self._channels]
+        return lambda *what, **how: calls[self.choose()](*what, **how)
+
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Return the method, of the server whose turn it is at each call."""
+        return self._one("unary_stream", method, *args, **kwargs)
+
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As `unary_stream`."""
+        return self._one("stream_unary", method, *args, **kwargs)
+
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As `unary_stream`."""
+        return self._one("stream_stream", method, *args, **kwargs)
+
+
+class Spread(_Streams, grpc.Channel):
     """A channel over several.
 
     Parameters
@@ -97,22 +122,6 @@ class Spread(grpc.Channel):
                 if not again or not _goes_elsewhere(error, tried, len(calls)):
                     raise
 
-    def _one(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
-        calls = [getattr(channel, kind)(method, *args, **kwargs) for channel in self._channels]
-        return lambda *what, **how: calls[self.choose()](*what, **how)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Return the method, of the server whose turn it is at each call."""
-        return self._one("unary_stream", method, *args, **kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """As `unary_stream`."""
-        return self._one("stream_unary", method, *args, **kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """As `unary_stream`."""
-        return self._one("stream_stream", method, *args, **kwargs)
-
     def subscribe(self, callback: Any, try_to_connect: bool = False) -> None:
         """Not of any use here: each server has a state of its own."""
         raise NotImplementedError
@@ -133,7 +142,7 @@ class Spread(grpc.Channel):
         self.close()
 
 
-class AsyncSpread(aio.Channel):
+class AsyncSpread(_Streams, aio.Channel):
     """As `Spread`, for asyncio.
 
     What it opens streams with does not wait: `wait_ready` has to be awaited before.
@@ -186,22 +195,6 @@ class AsyncSpread(aio.Channel):
             except grpc.RpcError as error:
                 if not again or not _goes_elsewhere(error, tried, len(calls)):
                     raise
-
-    def _one(self, kind: str, method: str, *args: Any, **kwargs: Any) -> Any:
-        calls = [getattr(channel, kind)(method, *args, **kwargs) for channel in self._channels]
-        return lambda *what, **how: calls[self.choose()](*what, **how)
-
-    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Return the method, of the server whose turn it is at each call."""
-        return self._one("unary_stream", method, *args, **kwargs)
-
-    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """As `unary_stream`."""
-        return self._one("stream_unary", method, *args, **kwargs)
-
-    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """As `unary_stream`."""
-        return self._one("stream_stream", method, *args, **kwargs)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Not of any use here: each server has a state of its own."""
