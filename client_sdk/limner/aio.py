@@ -231,13 +231,14 @@ class AsyncClient:
     ) -> Scores:
         """As `Client.score`; runs in threads of its own. Where the task is cancelled, what was scored is kept."""
         # Imported here: it brings pydicom, which takes a third of a second.
+        from limner.scoring.calls import kind_of
         from limner.scoring.fleet import Fleet
         from limner.scoring.score import score
 
         options = options or ScoreOptions()
         found = await self.model(model)
         loop = asyncio.get_running_loop()
-        fleet = await asyncio.to_thread(Fleet, self._servers, self._timeout, options.in_flight)
+        fleet = await asyncio.to_thread(Fleet, self._servers, kind_of(options), self._timeout, options.in_flight)
 
         def tell(what: str, done: int, total: int | None) -> None:
             fleet.check()

@@ -12,6 +12,7 @@ DEFAULT_TIMEOUT_S = 60.0
 POLL_S = 0.25
 
 PREDICT = "/limner.v1.InferenceService/Predict"
+EXTRACT_FEATURES = "/limner.v1.FeatureService/ExtractFeatures"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # grpc.health.v1.HealthCheckResponse {status: SERVING}, on the wire; spares a dependency for two bytes.
 SERVING = b"\x08\x01"

@@ -300,12 +300,13 @@ class Client:
             Of a whole run only; an image that cannot be read or scored has its reason in the table of failures.
         """
         # Imported here: it brings pydicom, which takes a third of a second.
+        from limner.scoring.calls import kind_of
         from limner.scoring.fleet import Fleet
         from limner.scoring.score import score
 
         options = options or ScoreOptions()
         found = self.model(model)
-        with Fleet(self._servers, self._timeout, options.in_flight) as fleet:
+        with Fleet(self._servers, kind_of(options), self._timeout, options.in_flight) as fleet:
             return score(found, fleet, source, Path(out), options, progress or (lambda _what, _done, _all: None))
 
     def extract_features(

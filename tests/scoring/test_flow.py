@@ -13,10 +13,12 @@ import pytest
 from google.rpc import code_pb2
 
 from limner import Image, errors, types
+from limner.scoring.calls import kind_of
 from limner.scoring.fleet import Fleet
 from limner.scoring.flow import Answer, Flow
 from limner.scoring.sources import Item, given
 from limner.servers import Servers
+from limner.types import ScoreOptions
 from limner.v1 import common_pb2, inference_pb2
 from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server as add_inference
 from tests.sdk.servers import IDENTITY, Inference, refuse, serving
@@ -32,8 +34,11 @@ def arrays(count: int) -> Iterator[Item]:
 def answers_of(
     address: str, items: Iterator[Item], timeout: float = 20.0, in_flight: int = 64, patience_s: float = 20.0
 ) -> list[Answer]:
-    with Fleet(Servers(address, None), timeout, in_flight) as fleet, ThreadPoolExecutor(1) as reader:
-        flow = Flow(MODEL, fleet, reader, ahead=4, priority=0, embeddings=False, patience_s=patience_s)
+    with (
+        Fleet(Servers(address, None), kind_of(ScoreOptions()), timeout, in_flight) as fleet,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        flow = Flow(MODEL, fleet, reader, ahead=4, patience_s=patience_s)
         return [answer for some in flow.answers(items) for answer in some]
 
 
@@ -328,7 +333,7 @@ def test_the_server_is_named_that_lacks_the_model() -> None:
 
 def test_a_fleet_that_is_closed_ends_the_run() -> None:
     with serving(add_inference, lagging(0.05)) as address:
-        fleet = Fleet(Servers(address, None), 20, 64)
+        fleet = Fleet(Servers(address, None), kind_of(ScoreOptions()), 20, 64)
 
         def closing() -> Iterator[Item]:
             for item in arrays(1000):
@@ -337,7 +342,7 @@ def test_a_fleet_that_is_closed_ends_the_run() -> None:
                 yield item
 
         with ThreadPoolExecutor(1) as reader:
-            flow = Flow(MODEL, fleet, reader, ahead=4, priority=0, embeddings=False, patience_s=20)
+            flow = Flow(MODEL, fleet, reader, ahead=4, patience_s=20)
             with pytest.raises(errors.CancelledError, match="the run was stopped"):
                 list(flow.answers(closing()))
 

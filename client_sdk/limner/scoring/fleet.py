@@ -13,12 +13,12 @@ from typing import Self, TypeAlias
 
 import grpc
 
-from limner.channel import POLL_S, PREDICT
+from limner.channel import POLL_S
 from limner.errors import CancelledError, UnavailableError
+from limner.scoring.calls import Kind, Reply
 from limner.servers import Servers
-from limner.v1.inference_pb2 import PredictResponse
 
-Call: TypeAlias = "grpc.Future[PredictResponse]"
+Call: TypeAlias = "grpc.Future[Reply]"
 
 LOOK_UP_S = 5.0
 """How often names are looked up: a server that Kubernetes replaces has another address."""
@@ -33,8 +33,8 @@ class Lane:
 
     Parameters
     ----------
-    predict
-        Begins a call with a serialised `PredictRequest`; each call has a deadline.
+    begin
+        Begins a call with a serialised request; each call has a deadline.
     most
         Images that are sent and not answered, at most.
     close
@@ -49,10 +49,10 @@ class Lane:
     """
 
     def __init__(
-        self, address: str, predict: Callable[[bytes], Call], most: int, close: Callable[[], None] = lambda: None
+        self, address: str, begin: Callable[[bytes], Call], most: int, close: Callable[[], None] = lambda: None
     ) -> None:
         self.address = address
-        self.predict = predict
+        self.begin = begin
         self.close = close
         self._most = most
         self.images = self._bytes = 0
@@ -96,6 +96,8 @@ class Fleet:
 
     Parameters
     ----------
+    kind
+        The call that is made.
     timeout
         Of a call, in seconds.
     in_flight
@@ -107,7 +109,8 @@ class Fleet:
         A name stands for nothing.
     """
 
-    def __init__(self, servers: Servers, timeout: float, in_flight: int) -> None:
+    def __init__(self, servers: Servers, kind: Kind, timeout: float, in_flight: int) -> None:
+        self.kind = kind
         self._servers = servers
         self._timeout = timeout
         self._most = in_flight
@@ -164,11 +167,11 @@ class Fleet:
             lane = known.pop(endpoint.address, None)
             if lane is None:
                 channel = endpoint.open()
-                call: grpc.UnaryUnaryMultiCallable[bytes, PredictResponse] = channel.unary_unary(
-                    PREDICT, response_deserializer=PredictResponse.FromString
+                call: grpc.UnaryUnaryMultiCallable[bytes, Reply] = channel.unary_unary(
+                    self.kind.path, response_deserializer=self.kind.parse_reply
                 )
-                predict = partial(call.future, timeout=self._timeout)
-                lane = Lane(endpoint.address, predict, self._most, channel.close)
+                begin = partial(call.future, timeout=self._timeout)
+                lane = Lane(endpoint.address, begin, self._most, channel.close)
             lanes.append(lane)
         self.lanes = tuple(lanes)
         for gone in self._gone:

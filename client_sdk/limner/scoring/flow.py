@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import grpc
 
-from limner import wire
 from limner.channel import MAX_MESSAGE_BYTES
 from limner.errors import (
     CancelledError,
@@ -36,13 +35,13 @@ from limner.errors import (
 )
 from limner.images import PARCEL_BYTES, PARCEL_IMAGES, fill_message
 from limner.imaging.errors import ImageError
-from limner.requests import predict
+from limner.scoring.calls import Kind, Reply, Scored, results_of
 from limner.scoring.fleet import Call, Fleet, Lane
 from limner.scoring.sources import Item
 from limner.types import Failure, ImageResult, ModelIdentity
-from limner.v1 import common_pb2, inference_pb2
+from limner.v1 import common_pb2
 
-Answer = tuple[Item, ImageResult]
+Answer = tuple[Item, Scored]
 
 # How often an image that is sent by itself may fail before that is held against it.
 _ATTEMPTS = 2
@@ -57,7 +56,7 @@ class Parcel(NamedTuple):
     failures: list[tuple[int, Failure]]
 
 
-def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: bool) -> Parcel:
+def read_parcel(items: list[Item], *, model: str, kind: Kind) -> Parcel:
     """Read images into requests, in whatever thread or process. An image that cannot be read stops no other."""
     parcel = Parcel([], [])
     messages: list[common_pb2.Image] = []
@@ -72,13 +71,13 @@ def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: boo
             parcel.failures.append((index, local_failure(error)))
             continue
         if messages and size + message.ByteSize() > PARCEL_BYTES:
-            parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
+            parcel.requests.append((kind.build(model, messages).SerializeToString(), indices))
             messages, indices, size = [], [], 0
         messages.append(message)
         indices.append(index)
         size += message.ByteSize()
     if messages:
-        parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
+        parcel.requests.append((kind.build(model, messages).SerializeToString(), indices))
     return parcel
 
 
@@ -89,21 +88,21 @@ def _check_size(message: common_pb2.Image) -> None:
 
 @dataclass(slots=True)
 class _Request:
-    """Images that travel together, as a serialised `PredictRequest`, and how often they have failed."""
+    """Images that travel together, as a serialised request, and how often they have failed."""
 
     payload: bytes
     items: list[Item]
     failures: int = 0
 
-    def alone(self, items: Iterable[Item]) -> "Iterator[_Request]":
+    def alone(self, items: Iterable[Item], kind: Kind) -> "Iterator[_Request]":
         """Give some of its items, each in a request of its own."""
-        whole = inference_pb2.PredictRequest.FromString(self.payload)
+        whole = kind.parse(self.payload)
         by_position = {image.id: image for image in whole.images}
         del whole.images[:]
         for item in items:
-            one = inference_pb2.PredictRequest(images=[by_position[str(item.position)]])
-            one.MergeFrom(whole)
-            yield _Request(one.SerializeToString(), [item])
+            whole.images.append(by_position[str(item.position)])
+            yield _Request(whole.SerializeToString(), [item])
+            del whole.images[:]
 
 
 class Flow:
@@ -119,8 +118,8 @@ class Flow:
         The servers.
     readers, ahead
         What reads images, and how many parcels it is ahead of what is sent.
-    priority, embeddings, patience_s
-        As `ScoreOptions` has them.
+    patience_s
+        As `ScoreOptions` has it.
     """
 
     def __init__(
@@ -130,8 +129,6 @@ class Flow:
         readers: Executor,
         ahead: int,
         *,
-        priority: int,
-        embeddings: bool,
         patience_s: float,
     ) -> None:
         self._model = model
@@ -139,7 +136,7 @@ class Flow:
         self._readers = readers
         self._ahead = ahead
         version = f"{model.name}:{model.version}"
-        self._read = partial(read_parcel, model=version, priority=priority, embeddings=embeddings)
+        self._read = partial(read_parcel, model=version, kind=fleet.kind)
         self._patience_s = patience_s
         self._events: SimpleQueue[Callable[[], list[Answer]]] = SimpleQueue()
         self._together = 1  # images read in a parcel: 16, or fewer where they are large
@@ -216,7 +213,7 @@ class Flow:
             self._ready.popleft()
             self._under_way += 1
             lane.sent(len(request.items), len(request.payload))
-            begun = sender.submit(lane.predict, request.payload)
+            begun = sender.submit(lane.begin, request.payload)
             begun.add_done_callback(partial(self._tell, self._was_sent, request, lane))
 
     def _was_sent(self, request: _Request, lane: Lane, begun: "Future[Call]") -> list[Answer]:
@@ -245,15 +242,15 @@ class Flow:
         try:
             reply = call.result()
         except grpc.RpcError as error:
-            return self._refused(request, lane, from_rpc(error, lane.address, "Predict"))
+            return self._refused(request, lane, from_rpc(error, lane.address, self._fleet.kind.name))
         return self._answered(request, lane, reply)
 
-    def _answered(self, request: _Request, lane: Lane, reply: inference_pb2.PredictResponse) -> list[Answer]:
+    def _answered(self, request: _Request, lane: Lane, reply: Reply) -> list[Answer]:
         if reply.model.digest != self._model.digest:
             raise WrongStateError(
                 f"model {self._model} was replaced: its digest at {lane.address} is now {reply.model.digest}"
             )
-        results = list(map(wire.image_result, reply.results))
+        results = results_of(reply)
         if [result.id for result in results] != [str(item.position) for item in request.items]:
             raise InternalError(f"the server at {lane.address} did not answer the images that it was sent")
         pairs = list(zip(request.items, results, strict=True))
@@ -263,7 +260,7 @@ class Flow:
             lane.answered()
         if again := [item for item, result in pairs if _passing(result)]:
             self._note_trouble(UnavailableError(f"the server at {lane.address} answers no image"))
-            self._ready.extendleft(request.alone(again))
+            self._ready.extendleft(request.alone(again, self._fleet.kind))
             self._pause(lane)
         return answers
 
@@ -286,7 +283,7 @@ class Flow:
                 if len(self._fleet.lanes) > 1:  # it may hang, and another would answer
                     self._pause(lane)
         if len(request.items) > 1:
-            self._ready.extendleft(request.alone(request.items))
+            self._ready.extendleft(request.alone(request.items, self._fleet.kind))
             return []
         request.failures += 1
         if request.failures < _ATTEMPTS:
@@ -310,7 +307,7 @@ class Flow:
         lane.pause(at_once=len(self._fleet.lanes) == 1)
 
 
-def _passing(result: ImageResult) -> bool:
+def _passing(result: Scored) -> bool:
     return result.error is not None and result.error.code in _PASSING
 
 

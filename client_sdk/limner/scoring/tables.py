@@ -10,7 +10,6 @@ from pydantic_core import to_json
 from limner.errors import InternalError
 from limner.imaging.files import flush, replace_file
 from limner.roll_up import RollUp
-from limner.scoring.embeddings import EMBEDDINGS, Embeddings
 from limner.scoring.journal import Journal
 from limner.scoring.rows import (
     FAILURE_COLUMNS,
@@ -22,6 +21,7 @@ from limner.scoring.rows import (
     score_columns,
 )
 from limner.scoring.run import Run, write_run
+from limner.scoring.vectors import Keeper
 from limner.types import Scores, SubjectResult, TableFormat
 
 Cells = Iterable[Sequence[object]]
@@ -44,9 +44,8 @@ def finish(folder: Path, run: Run, journal: Journal, kind: TableFormat) -> Score
     if len(journal) != run.expected:
         raise InternalError(f"{folder} has {len(journal)} rows; expected {run.expected}")
     journal.flush()
-    if run.embeddings:
-        with Embeddings(folder / EMBEDDINGS, run.model.width) as embeddings:
-            embeddings.finish(len(journal), model=run.model.identity.digest, source=run.digest)
+    with Keeper(folder, run) as keeper:
+        keeper.finish(len(journal))
     scores = _write_tables(folder, run, journal, kind)
     write_run(folder, run.model_copy(update={"finished": True}))
     return scores
