@@ -15,6 +15,7 @@ from benchmarks import (
     latency,
     memory,
     report,
+    score_servers,
     sdk,
     simulation,
     simulation_memory,
@@ -43,7 +44,7 @@ class Benchmark(Protocol):
 
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
-    *(sdk, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill, access),
+    *(sdk, score_servers, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill, access),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

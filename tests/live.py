@@ -16,6 +16,8 @@ _METRICS = re.compile(r"metrics on (\S+)")
 class LiveServer:
     """`limner-server` on a free port of the loopback address, with its state below one folder."""
 
+    module = "limner_server"
+
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
@@ -39,7 +41,7 @@ class LiveServer:
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "limner_server", "--port=0", *flags),
+                    *(sys.executable, "-m", self.module, "--port=0", *flags),
                     *(f"--data-dir={self.data_dir}", f"--model-repository={self.model_repository}"),
                 ],
                 stdout=subprocess.PIPE,

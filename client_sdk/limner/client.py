@@ -5,10 +5,10 @@ says what went wrong; `limner.aio` shares all three.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from contextvars import copy_context
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -17,10 +17,11 @@ import grpc
 
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
-from limner.endpoint import Endpoint, Tls
+from limner.delivery import Delivery
+from limner.endpoint import Tls
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
-from limner.resending import Sending
+from limner.servers import Servers
 from limner.streams import ResultStream
 from limner.token import Token
 from limner.types import (
@@ -44,7 +45,7 @@ from limner.v1 import cohort_pb2, model_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import CohortServiceStub
 from limner.v1.feature_pb2 import ExtractFeaturesStreamResponse
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
-from limner.v1.inference_pb2 import PredictResponse, PredictStreamResponse
+from limner.v1.inference_pb2 import PredictStreamResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
+_R = TypeVar("_R", PredictStreamResponse, ExtractFeaturesStreamResponse)
 _A_co = TypeVar("_A_co", covariant=True)
 
 
@@ -68,7 +70,7 @@ class _Call(Protocol[_A_co]):
 
 
 class Client:
-    """A connection to a Limner server; close it, or use it in a `with` block. Safe to share between threads.
+    """A connection to a Limner server, or to several; close it, or use it in a `with` block. Threads may share it.
 
     Every method raises a `limner.errors.LimnerError`. A `model` is named "name", "name:3" or "name:production"; without
     a version it is the one called `production`, else the highest. Calls that may be made twice are retried.
@@ -76,7 +78,8 @@ class Client:
     Parameters
     ----------
     address
-        "host:port".
+        "host:port"; several servers of one model repository as a list or with commas between; or "dns:///host:port" for
+        all addresses of a name, such as a headless service of Kubernetes. Calls go round those that are serving.
     timeout
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
     tls
@@ -92,16 +95,16 @@ class Client:
 
     def __init__(
         self,
-        address: str = channel.DEFAULT_ADDRESS,
+        address: str | Sequence[str] = channel.DEFAULT_ADDRESS,
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         token: Token | None = None,
         tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls, token, tracing)
+        self._servers = Servers(address, tls, token, tracing)
         self._timeout = timeout
-        self._channel = self._endpoint.open()
+        self._channel = self._servers.open()
         self._cohorts = CohortServiceStub(self._channel)
         self._trainings = TrainingServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
@@ -120,7 +123,7 @@ class Client:
         self._channel.close()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until the server says that it is serving (grpc.health.v1).
+        """Wait until the server, or one of several, says that it is serving (grpc.health.v1).
 
         Raises
         ------
@@ -134,11 +137,11 @@ class Client:
                 if check(b"", timeout=left, wait_for_ready=True) == channel.SERVING:
                     return
             except grpc.RpcError as error:
-                translated = self._endpoint.explain(error)
+                translated = self._servers.explain(error)
                 if not isinstance(translated, DeadlineError | UnavailableError):
                     raise translated from error
             time.sleep(channel.POLL_S)
-        raise self._endpoint.not_ready(timeout)
+        raise self._servers.not_ready(timeout)
 
     # Cohorts
 
@@ -164,7 +167,7 @@ class Client:
                 reply = self._cohorts.ImportCohort(upload.messages())
                 return wire.import_result(reply, upload)
             except grpc.RpcError as error:
-                lost = self._endpoint.explain(error)
+                lost = self._servers.explain(error)
                 if not isinstance(lost, UnavailableError):
                     raise lost from error
             if upload.resume(self._insist(lambda: self._instances(cohort), patience)):
@@ -276,17 +279,17 @@ class Client:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
         Of a list or an array several images travel in one message, which is faster; those of an iterator go one by one,
-        as it gives them. A stream that has begun goes on through a restart of the server, or on another one.
+        as it gives them. Where the server is lost, what it has not answered is sent again.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
-        sending = Sending(ledger, ledger.parcels(images))
+        delivery = Delivery(model, ledger.parcels(images))
 
-        def begin(asks: str) -> Generator[PredictStreamResponse, None, None]:
-            header = requests.predict_header(asks or model, priority, embedding)
-            messages = chain([header], map(requests.predict_images, sending.new_call()))
-            return self._stream(lambda: self._inference.PredictStream(messages))
+        def begin() -> _Call[PredictStreamResponse]:
+            header = requests.predict_header(delivery.model, priority, embedding)
+            parcels = map(requests.predict_images, delivery.parcels())
+            return self._inference.PredictStream(chain([header], parcels))
 
-        return ResultStream(begin, self.model, ledger, wire.image_result)
+        return ResultStream(self._deliver(begin, delivery), ledger, wire.image_result)
 
     def score(
         self,
@@ -318,15 +321,14 @@ class Client:
             Of a whole run only; an image that cannot be read or scored has its reason in the table of failures.
         """
         # Imported here: it brings pydicom, which takes a third of a second.
-        from limner.scoring.score import Server, score
+        from limner.scoring.calls import kind_of
+        from limner.scoring.fleet import Fleet
+        from limner.scoring.score import score
 
-        call: grpc.UnaryUnaryMultiCallable[bytes, PredictResponse] = self._channel.unary_unary(
-            channel.PREDICT, response_deserializer=PredictResponse.FromString
-        )
-        server = Server(self._endpoint.address, self.model(model), partial(call.future, timeout=self._timeout))
-        return score(
-            server, source, Path(out), options or ScoreOptions(), progress or (lambda _what, _done, _all: None)
-        )
+        options = options or ScoreOptions()
+        found = self.model(model)
+        with Fleet(self._servers, kind_of(options), self._timeout, options.in_flight) as fleet:
+            return score(found, fleet, source, Path(out), options, progress or (lambda _what, _done, _all: None))
 
     def extract_features(
         self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
@@ -343,14 +345,14 @@ class Client:
     ) -> ResultStream[ImageFeatures]:
         """Find the most important channels of any number of images; results come as they are done."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
-        sending = Sending(ledger, ([message] for message in ledger.messages(images)))
+        delivery = Delivery(model, ([message] for message in ledger.messages(images)))
 
-        def begin(asks: str) -> Generator[ExtractFeaturesStreamResponse, None, None]:
-            header = requests.features_header(asks or model, options or FeatureOptions())
-            messages = chain([header], map(requests.features_image, chain.from_iterable(sending.new_call())))
-            return self._stream(lambda: self._features.ExtractFeaturesStream(messages))
+        def begin() -> _Call[ExtractFeaturesStreamResponse]:
+            header = requests.features_header(delivery.model, options or FeatureOptions())
+            messages = (requests.features_image(message) for (message,) in delivery.parcels())
+            return self._features.ExtractFeaturesStream(chain([header], messages))
 
-        return ResultStream(begin, self.model, ledger, wire.image_features)
+        return ResultStream(self._deliver(begin, delivery), ledger, wire.image_features)
 
     # Simulation
 
@@ -388,7 +390,7 @@ class Client:
                 return wire.simulation(reply.result)
             if progress is not None:
                 progress(wire.progress(reply.progress))
-        raise InternalError(f"the server at {self._endpoint.address} ended the simulation without a result")
+        raise InternalError(f"the server at {self._servers.address} ended the simulation without a result")
 
     # Models
 
@@ -426,7 +428,23 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise self._endpoint.explain(error) from error
+            raise self._servers.explain(error, type(request).__name__.removesuffix("Request")) from error
+
+    def _deliver(self, begin: Callable[[], _Call[_R]], delivery: Delivery) -> Generator[_R, None, None]:
+        """As `_stream`, and on with a new one for what was not answered when its server is lost."""
+        while True:
+            try:
+                with closing(self._stream(begin)) as replies:
+                    for reply in replies:
+                        delivery.note(reply)
+                        if isinstance(reply, PredictStreamResponse) and reply.HasField("end") and delivery.resumed:
+                            delivery.mend(reply.end, self.model(delivery.model))
+                        yield reply
+                return
+            except UnavailableError:
+                if not delivery.again():
+                    raise
+            time.sleep(channel.POLL_S)
 
     def _insist(self, call: Callable[[], _A], patience: channel.Patience) -> _A:
         """Make a call, again and again while no server is there, as long as the patience lasts."""
@@ -446,7 +464,7 @@ class Client:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise self._endpoint.explain(error) from error
+            raise self._servers.explain(error) from error
         finally:
             call.cancel()
 

@@ -1,5 +1,6 @@
 """The errors that the SDK raises: one family that mirrors the server's, translated from gRPC here and nowhere else."""
 
+import re
 from collections.abc import Iterable
 
 import grpc
@@ -10,6 +11,7 @@ from limner.imaging.errors import ImageError
 from limner.types import Failure
 
 REQUEST_ID = "limner-request-id"
+VERSION = "limner-version"
 
 
 class LimnerError(Exception):
@@ -124,8 +126,8 @@ _PLUGIN_FAILED = "Getting metadata from plugin failed with error: "
 """How gRPC begins to tell of what `limner.token` could not get."""
 
 
-def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
-    """Translate what a synchronous or asynchronous call to `address` raised."""
+def from_rpc(error: grpc.RpcError, address: str, call: str = "") -> LimnerError:
+    """Translate what a synchronous or asynchronous call to `address` raised; `call` is its name, where it is known."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return LimnerError(f"{address}: {error}")
     code, details = error.code(), error.details() or ""
@@ -146,11 +148,31 @@ def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
         case grpc.StatusCode.UNAVAILABLE:
             return UnavailableError(f"the server at {address} is going away: {details}", request_id=request_id)
         case grpc.StatusCode.UNIMPLEMENTED:
-            return UnsupportedError(f"the server at {address} does not know this call ({details})")
+            named = f"this call, {call}" if call else "this call"
+            reason = _why_unknown(trailer.get(VERSION, ""), details)
+            return UnsupportedError(f"the server at {address} does not know {named}: {reason}", request_id=request_id)
         case grpc.StatusCode.DEADLINE_EXCEEDED if not request_id:
             return DeadlineError(f"no answer from {address} within the timeout")
         case _:
             return _FAMILY.get(code, LimnerError)(details or str(code), request_id=request_id)
+
+
+def _why_unknown(theirs: str, details: str) -> str:
+    """Say who has to be upgraded, from the version that the server tells; before 0.1 it told none."""
+    from importlib.metadata import version  # seldom needed, and slow to import
+
+    ours = version("limner")
+    if not theirs:
+        return f"it is older than this client ({ours}), and to be upgraded, or it is another service ({details})"
+    if _numbers(theirs) < _numbers(ours):
+        return f"it is Limner {theirs}, older than this client ({ours}); upgrade the server"
+    if _numbers(theirs) > _numbers(ours):
+        return f"it is Limner {theirs}, newer than this client ({ours}); upgrade the client"
+    return f"it is Limner {theirs}, as this client ({details})"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"[0-9]+", version)[:3]))
 
 
 def wrong_input(field: str, found: str, expected: str) -> InvalidInputError:

@@ -160,18 +160,6 @@ def _most_together(images: object) -> int:
     return PARCEL_IMAGES if isinstance(images, Sequence | np.ndarray) else 1
 
 
-def together(images: Iterable[common_pb2.Image], most: int = PARCEL_IMAGES) -> Iterator[list[common_pb2.Image]]:
-    """Give images that are at hand in the parcels that they travel in."""
-    parcel: list[common_pb2.Image] = []
-    for image in images:
-        parcel.append(image)
-        if _is_full(parcel, most):
-            yield parcel
-            parcel = []
-    if parcel:
-        yield parcel
-
-
 def _is_full(parcel: list[common_pb2.Image], most: int) -> bool:
     # The images of a call are about as large as each other; to add them all up for each would cost more than it saves.
     return len(parcel) >= most or len(parcel) * parcel[-1].ByteSize() >= PARCEL_BYTES
@@ -179,9 +167,9 @@ def _is_full(parcel: list[common_pb2.Image], most: int) -> bool:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image that was not answered yet: what is sent of it, its names here, and why it is not sent, if so."""
+    """An image that was not answered yet: its name on the wire, its names here, and why it was not sent, if so."""
 
-    message: common_pb2.Image
+    wire_id: str
     id: str
     subject: str
     failure: Failure | None
@@ -236,10 +224,6 @@ class Ledger(Generic[_R]):
         """Whether there are images and none of them can be sent."""
         return bool(self._waiting) and all(entry.failure for entry in self._waiting)
 
-    def unanswered(self) -> list[common_pb2.Image]:
-        """Return what was given to be sent and is not answered, in order; may be called while more is given."""
-        return [entry.message for entry in self._waiting.copy() if entry.failure is None]
-
     async def messages_async(self, images: "AsyncImages") -> AsyncIterator[common_pb2.Image]:
         """As `messages`, of an asynchronous iterable too; decodes off the event loop."""
         try:
@@ -251,7 +235,15 @@ class Ledger(Generic[_R]):
 
     def parcels(self, images: "Images") -> Iterator[list[common_pb2.Image]]:
         """As `messages`, several together where all are at hand; of an iterator each as it comes."""
-        return together(self.messages(images), _most_together(images))
+        most = _most_together(images)
+        parcel: list[common_pb2.Image] = []
+        for message in self.messages(images):
+            parcel.append(message)
+            if _is_full(parcel, most):
+                yield parcel
+                parcel = []
+        if parcel:
+            yield parcel
 
     async def parcels_async(self, images: "AsyncImages") -> AsyncIterator[list[common_pb2.Image]]:
         """As `parcels`, of an asynchronous iterable too."""
@@ -277,7 +269,7 @@ class Ledger(Generic[_R]):
         except (ImageError, InvalidInputError, OSError) as error:
             failure = local_failure(error)
             self._failures[image.subject] += 1
-        self._waiting.append(_Entry(message, image.id or path, image.subject, failure))
+        self._waiting.append(_Entry(position, image.id or path, image.subject, failure))
         return message if failure is None else None
 
     def _wire_subject(self, subject: str) -> str:
@@ -287,7 +279,7 @@ class Ledger(Generic[_R]):
         """Give an answer of the server under the caller's names, after the images before it that were not sent."""
         yield from self.unsent()
         entry = self._waiting.popleft() if self._waiting else None
-        if entry is None or entry.message.id != result.id:
+        if entry is None or entry.wire_id != result.id:
             raise InternalError(f"the server answered image {result.id!r} out of order")
         yield result.model_copy(update={"id": entry.id, "subject": entry.subject})
 

@@ -128,7 +128,7 @@ def test_grpc_itself_keeps_a_token_from_other_machines() -> None:
 
 def test_a_token_is_in_no_repr() -> None:
     with Client("localhost:1", token=SECRET) as client:
-        assert SECRET not in repr(client) + repr(vars(client)) + repr(vars(client._endpoint))
+        assert SECRET not in repr(client) + repr(vars(client)) + repr(vars(client._servers))
 
 
 def test_a_missing_or_strange_certificate_is_named(

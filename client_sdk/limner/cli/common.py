@@ -39,10 +39,18 @@ UNAVAILABLE = 3
 # Columns of a table in a file or a pipe: nothing is folded.
 WIDEST = 10_000
 
-Server = Annotated[str, typer.Option("--server", envvar="LIMNER_SERVER", metavar="HOST:PORT", help="The server.")]
+Server = Annotated[
+    list[str],
+    typer.Option(
+        "--server",
+        envvar="LIMNER_SERVER",
+        metavar="HOST:PORT",
+        help="The server; several with commas between or --server again, or dns:///NAME:PORT.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME:VERSION or NAME:ALIAS.")]
-SERVER = DEFAULT_ADDRESS
+SERVER = [DEFAULT_ADDRESS]
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -55,9 +63,9 @@ class Connections:
     token: TokenFile | None = None
 
 
-def connect(server: str) -> Client:
-    """Return a client of a server."""
-    return Client(server, tls=Connections.tls, token=Connections.token)
+def connect(server: list[str]) -> Client:
+    """Return a client of the servers that `--server` names."""
+    return Client(",".join(server), tls=Connections.tls, token=Connections.token)
 
 
 def note(message: str) -> None:

@@ -98,7 +98,7 @@ def limner(
       limner simulate cervix demo --out simulated/
       limner report cervix demo --out report/ --images cohort/
 
-    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
+    Every command takes --json, and --server HOST:PORT[,HOST:PORT...] (or LIMNER_SERVER).
 
     \b
     The options of TLS, and the token that says who you are, come before the command:

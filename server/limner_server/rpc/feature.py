@@ -149,7 +149,7 @@ def _features(
             model.channel_means[layer],
             size=model.grid.size,
             method=options.method,
-            top_k=options.top_k,
+            top_k=min(options.top_k, len(arrays[f"maps.{layer}"])),
             ablation=None if ablation is None else ablation.arrays[f"ablation.{layer}"],
             seed=content_seed(grid_image.values),
         )

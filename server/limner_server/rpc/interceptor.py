@@ -1,4 +1,4 @@
-"""The boundary: gives every call a request id, and maps the error family to status codes.
+"""The boundary: gives every call a request id, tells the version, and maps the error family to status codes.
 
 The text of an unexpected error stays in the log.
 """
@@ -7,6 +7,7 @@ import inspect
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -22,6 +23,9 @@ from limner_server.rpc.status import to_status
 
 REQUEST_ID = "limner-request-id"
 PUSHBACK = "grpc-retry-pushback-ms"
+VERSION = "limner-version"
+
+_VERSION = (VERSION, version("limner"))
 
 _log = logging.getLogger(__name__)
 RpcContext = aio.ServicerContext[Any, Any]
@@ -42,8 +46,21 @@ class ErrorInterceptor(aio.ServerInterceptor):
         """Return the handler with its errors translated."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler
+            return _unknown(handler_call_details.method)
         return rewrap(handler, lambda behavior: _translated(handler_call_details.method, behavior))
+
+
+def _unknown(method: str) -> Handler:
+    """Return what answers a call that is not there; grpcio's own answer could not tell the version."""
+
+    async def answer(_requests: Any, context: RpcContext) -> NoReturn:
+        request_id = _identify(context)
+        trailer = ((REQUEST_ID, request_id), _VERSION)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no {method}", trailer)
+        raise AssertionError("abort returned")
+
+    # Of this kind no message is waited for, however the caller takes the method to be.
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], Any]) -> Handler:
@@ -87,13 +104,13 @@ def _translated(method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
 
 def _identify(context: RpcContext) -> str:
     request_id = uuid.uuid4().hex
-    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    context.set_trailing_metadata(((REQUEST_ID, request_id), _VERSION))
     structlog.contextvars.bind_contextvars(request_id=request_id)  # each call has a task, and so a context, of its own
     return request_id
 
 
 async def _abort(context: RpcContext, method: str, request_id: str, error: Exception) -> NoReturn:
-    trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
+    trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id), _VERSION)
     match error:
         case aio.BaseError():  # aborted already
             raise error
