@@ -15,11 +15,11 @@ class Authority:
         self.certificate, self._key = folder / "ca.pem", folder / "ca.key"
         self._request("authority", self.certificate, self._key, "-addext", "keyUsage=critical,keyCertSign")
 
-    def sign(self, name: str) -> tuple[Path, Path]:
+    def sign(self, name: str, hosts: str = "DNS:localhost,IP:127.0.0.1") -> tuple[Path, Path]:
         """Return a certificate and its key."""
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         signer = ("-CA", str(self.certificate), "-CAkey", str(self._key))
-        names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
+        names = ("-addext", f"subjectAltName={hosts}", "-addext", "basicConstraints=CA:FALSE")
         self._request(name, certificate, key, *signer, *names)
         return certificate, key
 
