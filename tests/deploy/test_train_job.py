@@ -1,11 +1,11 @@
-"""The training of the overlay `train-job`: its own command on two nodes, which here are two processes of one machine."""
+"""The training of the overlay `train-job`: its own command on two nodes, here two processes of one machine."""
 
 import os
 import subprocess
 import sysconfig
 from pathlib import Path
-from typing import Any
 
+from limner.imaging.grid import Grid
 from limner_server.networks.repository import ModelRepository
 from limner_server.training.config import TrainingConfig
 from limner_server.training.job import TrainingRequest
@@ -13,13 +13,7 @@ from tests.deploy.manifests import Object, overlay, the
 from tests.gateway.orthanc import free_port
 from tests.server.training.cohorts import stored
 
-SMALL: dict[str, Any] = {
-    "grid": {"fov_mm": 160, "size": 32},
-    "folds": 2,
-    "epochs": 1,
-    "batch_size": 16,
-    "halves": False,
-}
+SMALL = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=1, batch_size=16, halves=False)
 ROLES = ("Master", "Worker")
 
 
@@ -30,7 +24,7 @@ def test_two_nodes_train_one_model(tmp_path: Path) -> None:
     request = given.model_copy(
         update={
             "cohort": "tiny",
-            "config": TrainingConfig(**SMALL),
+            "config": SMALL,
             "database_url": stored(tmp_path / "data", subjects=8),
             "data_dir": tmp_path / "data",
             "model_repository": tmp_path / "models",
