@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench stubs clean
+.PHONY: help setup demo test images check docs bench stubs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,9 @@ demo: $(READY) ## train, predict, explain and report: on a phantom, or on your o
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest
+
+images: $(READY) ## build the container images whole, as root with buildah, and run the manifests' pods out of them
+	LIMNER_IMAGES=whole $(BIN)/python -m pytest tests/deploy/test_images.py
 
 check: $(READY) ## lint, format, types, whether the stubs are those of the protos, and the documentation's build
 	$(BIN)/ruff check .

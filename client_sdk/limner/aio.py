@@ -375,7 +375,7 @@ class AsyncClient:
 
     async def _deliver(
         self, begin: Callable[[], AsyncIterable[_R]], delivery: AsyncDelivery
-    ) -> AsyncGenerator[_A, None]:
+    ) -> AsyncGenerator[_R, None]:
         """As `_stream`, and on with a new one for what was not answered when its server is lost."""
         try:
             while True:
