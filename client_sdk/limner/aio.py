@@ -13,6 +13,7 @@ from limner.cohorts import Advance, CohortPlan, Upload
 from limner.endpoint import Endpoint, Tls
 from limner.errors import DeadlineError, InternalError, LimnerError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.readings import AsyncReadings
 from limner.streams import AsyncResultStream
 from limner.types import (
     Cohort,
@@ -34,6 +35,7 @@ from limner.v1.cohort_pb2_grpc import CohortServiceStub
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
+from limner.v1.review_pb2_grpc import ReviewServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
 from limner.v1.training_pb2_grpc import TrainingServiceStub
 
@@ -67,6 +69,7 @@ class AsyncClient:
         self._features = FeatureServiceStub(self._channel)
         self._simulations = SimulationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self.readings = AsyncReadings(ReviewServiceStub(self._channel), self._call)
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from limner.cohorts import Advance, CohortPlan, Upload
 from limner.endpoint import Endpoint, Tls
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.readings import Readings
 from limner.streams import ResultStream
 from limner.types import (
     Cohort,
@@ -43,6 +44,7 @@ from limner.v1.feature_pb2_grpc import FeatureServiceStub
 from limner.v1.inference_pb2 import PredictResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
+from limner.v1.review_pb2_grpc import ReviewServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
 from limner.v1.training_pb2_grpc import TrainingServiceStub
 
@@ -77,6 +79,11 @@ class Client:
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
     tls
         How the connection is encrypted, `Tls()` for the authorities of this machine; default: not at all.
+
+    Attributes
+    ----------
+    readings
+        The calls of blinded readings, a `limner.readings.Readings`.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class Client:
         self._features = FeatureServiceStub(self._channel)
         self._simulations = SimulationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self.readings = Readings(ReviewServiceStub(self._channel), self._call)
 
     def __enter__(self) -> Self:
         return self

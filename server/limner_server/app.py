@@ -25,6 +25,8 @@ from limner.v1 import (
     inference_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
     simulation_pb2,
     simulation_pb2_grpc,
     training_pb2,
@@ -41,6 +43,7 @@ from limner_server.rpc.inference import InferenceService
 from limner_server.rpc.interceptor import ErrorInterceptor
 from limner_server.rpc.model import ModelService
 from limner_server.rpc.open_inference.service import OpenInferenceService
+from limner_server.rpc.review import ReviewService
 from limner_server.rpc.simulation import SimulationService
 from limner_server.rpc.training import TrainingService
 from limner_server.serving import ModelPool
@@ -51,6 +54,7 @@ from limner_server.state.cohorts import CohortStore
 from limner_server.state.database import open_database
 from limner_server.state.jobs import JobStore
 from limner_server.state.loaded import LoadedStore
+from limner_server.state.reviews import ReviewStore
 from limner_server.state.servers import Membership
 
 _SERVICES = [
@@ -62,6 +66,7 @@ _SERVICES = [
         (feature_pb2, "FeatureService"),
         (simulation_pb2, "SimulationService"),
         (model_pb2, "ModelService"),
+        (review_pb2, "ReviewService"),
         (service_pb2, "GRPCInferenceService"),
     )
 ]
@@ -118,8 +123,11 @@ class App:
             InferenceService(self._models, self._images), self._server
         )
         feature_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureService(self._models, self._images), self._server)
-        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(
-            SimulationService(self._runner, self._models, cohorts, settings, device), self._server
+        simulations = SimulationService(self._runner, jobs, self._models, cohorts, settings, device)
+        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(simulations, self._server)
+        reviews = ReviewStore(database, settings.data_dir)
+        review_pb2_grpc.add_ReviewServiceServicer_to_server(
+            ReviewService(reviews, self._models, cohorts, simulations.finished), self._server
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), self._server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
