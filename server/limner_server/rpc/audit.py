@@ -54,27 +54,28 @@ class AuditInterceptor(aio.ServerInterceptor):
         return rewrap(handler, lambda behavior: self._noted(method, behavior))
 
     def _noted(self, method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
+        # Who calls is asked at the beginning: of a call that is gone, gRPC's `peer` ends the process (segfault).
         async def call(request: Any, context: RpcContext) -> Any:
-            watched = _Watched(request)
+            watched, peer = _Watched(request), context.peer()
             try:
                 return await behavior(watched.request, context)
             finally:
-                await self._note(context, method, watched.target)
+                await self._note(context, peer, method, watched.target)
 
         async def stream(request: Any, context: RpcContext) -> AsyncIterator[Any]:
-            watched = _Watched(request)
+            watched, peer = _Watched(request), context.peer()
             try:
                 async for reply in behavior(watched.request, context):
                     yield reply
             finally:
-                await self._note(context, method, watched.target)
+                await self._note(context, peer, method, watched.target)
 
         return stream if inspect.isasyncgenfunction(behavior) else call
 
-    async def _note(self, context: RpcContext, method: str, target: str) -> None:
+    async def _note(self, context: RpcContext, peer: str, method: str, target: str) -> None:
         request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
         status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
-        entry = AuditEntry(context.peer(), method, target, status, str(request_id))
+        entry = AuditEntry(peer, method, target, status, str(request_id))
         try:
             await asyncio.to_thread(self._audit.add, entry)
         except SQLAlchemyError:
