@@ -19,7 +19,7 @@ class LexiconEntry(NamedTuple):
 PRESENCE = ("absent", "possible", "present")
 
 DEFAULT_LEXICON = (
-    LexiconEntry("size", ("no lesion", "up to 2 cm", "over 2 to 4 cm", "over 4 cm")),
+    LexiconEntry("size", ("no lesion", "≤ 2 cm", "> 2 to 4 cm", "> 4 cm")),
     LexiconEntry("margin", ("well defined", "ill defined")),
     LexiconEntry("parametrial extension", PRESENCE),
     LexiconEntry("signal", ("low", "intermediate", "high", "mixed")),
