@@ -154,12 +154,13 @@ def _of_pair(ratings: Ratings, first: str, second: str) -> dict[str, Floats]:
     one, other = steps(rated).T
     weights = ratings.weights[:, both]
     found = {
-        name: _where_held(weights, 1, partial(weighted_kappa, one, other, power=power))
-        for name, power in KAPPAS.items()
+        name: _where_any(weights, partial(weighted_kappa, one, other, power=power)) for name, power in KAPPAS.items()
     }
-    for index, name in enumerate(ICCS):
-        found[name] = _where_held(weights, 2, lambda rows, index=index: icc(rated, rows)[index])
-    return found
+    both_iccs = np.full((len(weights), len(ICCS)), np.nan)
+    held = (weights > 0).sum(1) > 1
+    if held.any():
+        both_iccs[held] = np.stack(icc(rated, weights[held]), axis=1)
+    return found | dict(zip(ICCS, both_iccs.T, strict=True))
 
 
 def _both(ratings: Ratings, first: str, second: str) -> NDArray[np.bool_]:
@@ -253,9 +254,9 @@ def _figure(
     return Figure(name, first, second, float(values[0]), float(low), float(high), cases, readers, resampled)
 
 
-def _where_held(weights: Floats, cases: int, compute: Callable[[Floats], Floats]) -> Floats:
-    """Compute for the resamples that hold as many different cases; the others are NaN."""
-    held = (weights > 0).sum(1) >= cases
+def _where_any(weights: Floats, compute: Callable[[Floats], Floats]) -> Floats:
+    """Compute for the resamples that hold a case; the others are NaN."""
+    held = weights.sum(1) > 0
     values = np.full(len(weights), np.nan)
     if held.any():
         values[held] = compute(weights[held])

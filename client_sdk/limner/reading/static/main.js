@@ -108,6 +108,7 @@ class Room {
     if (!this.shown) return this.sheet.error("The image is not here yet.");
     if (this.form.closed) return this.sheet.error("The reading is closed: no verdict is taken any more.");
     if (!this.sheet.check()) return;
+    performance.mark("submit");
     this.stopClock();
     const seconds = Math.min(Math.round((this.seconds.get(this.position) ?? 0) * 1000) / 1000, 86_400);
     const verdict = { id: newId(), case: this.form.cases[this.position - 1], ...this.sheet.said, seconds };
