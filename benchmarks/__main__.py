@@ -14,6 +14,7 @@ from benchmarks import (
     identity,
     latency,
     memory,
+    reading_page,
     report,
     score_servers,
     sdk,
@@ -45,6 +46,7 @@ class Benchmark(Protocol):
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
     *(sdk, score_servers, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill, access),
+    reading_page,
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

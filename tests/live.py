@@ -34,14 +34,14 @@ class LiveServer:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start, and wait for the open port."""
+    def start(self, port: str = "0") -> None:
+        """Start, and wait for the open port: a free one, or the one that it had before it was killed."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", self.module, "--port=0", *flags),
+                    *(sys.executable, "-m", self.module, f"--port={port}", *flags),
                     *(f"--data-dir={self.data_dir}", f"--model-repository={self.model_repository}"),
                 ],
                 stdout=subprocess.PIPE,

@@ -16,6 +16,7 @@ from limner.delivery import AsyncDelivery
 from limner.endpoint import Tls
 from limner.errors import DeadlineError, InternalError, LimnerError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.readings import AsyncReadings
 from limner.servers import Servers
 from limner.spread import AsyncSpread
 from limner.streams import AsyncResultStream
@@ -44,6 +45,7 @@ from limner.v1.feature_pb2_grpc import FeatureServiceStub
 from limner.v1.inference_pb2 import PredictStreamResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
+from limner.v1.review_pb2_grpc import ReviewServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
 from limner.v1.training_pb2_grpc import TrainingServiceStub
 
@@ -81,6 +83,7 @@ class AsyncClient:
         self._features = FeatureServiceStub(self._channel)
         self._simulations = SimulationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self.readings = AsyncReadings(ReviewServiceStub(self._channel), self._call)
 
     async def __aenter__(self) -> Self:
         return self

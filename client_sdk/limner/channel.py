@@ -30,6 +30,14 @@ _IDEMPOTENT = (
     ("ModelService", "GetModel"),
     ("ModelService", "LoadModel"),
     ("ModelService", "PromoteModel"),
+    ("ReviewService", "GetReading"),
+    ("ReviewService", "ListReadings"),
+    ("ReviewService", "CloseReading"),
+    ("ReviewService", "OpenReading"),
+    ("ReviewService", "NextCase"),
+    ("ReviewService", "SubmitVerdict"),  # by the verdict's id
+    ("ReviewService", "GetAgreement"),
+    ("ReviewService", "ExportReading"),
 )
 
 

@@ -21,6 +21,7 @@ from limner.delivery import Delivery
 from limner.endpoint import Tls
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.readings import Readings
 from limner.servers import Servers
 from limner.streams import ResultStream
 from limner.token import Token
@@ -48,6 +49,7 @@ from limner.v1.feature_pb2_grpc import FeatureServiceStub
 from limner.v1.inference_pb2 import PredictStreamResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
+from limner.v1.review_pb2_grpc import ReviewServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
 from limner.v1.training_pb2_grpc import TrainingServiceStub
 
@@ -91,6 +93,11 @@ class Client:
     tracing
         True for an OpenTelemetry span of each call, in the tracer provider that the program has set, and for passing
         the trace on to the server (`limner[tracing]`).
+
+    Attributes
+    ----------
+    readings
+        The calls of blinded readings, a `limner.readings.Readings`.
     """
 
     def __init__(
@@ -111,6 +118,7 @@ class Client:
         self._features = FeatureServiceStub(self._channel)
         self._simulations = SimulationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self.readings = Readings(ReviewServiceStub(self._channel), self._call)
 
     def __enter__(self) -> Self:
         return self

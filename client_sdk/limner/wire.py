@@ -24,12 +24,13 @@ from limner.v1 import cohort_pb2, common_pb2, feature_pb2, inference_pb2, model_
 _E = TypeVar("_E", bound=StrEnum)
 
 
-def _enum(kind: type[_E], wrapper: Enum, number: int) -> _E:
+def enum(kind: type[_E], wrapper: Enum, number: int) -> _E:
     """Translate the number of `JOB_STATE_RUNNING` to `JobState.RUNNING`."""
     return kind(wrapper.Name(number).removeprefix(enum_prefix(wrapper)).lower())
 
 
-def _time(time: Timestamp) -> datetime:
+def time(time: Timestamp) -> datetime:
+    """Translate a time, in UTC."""
     return time.ToDatetime(tzinfo=UTC)
 
 
@@ -42,7 +43,8 @@ def _grid_array(array: common_pb2.GridArray) -> NDArray[np.float32]:
     return values.reshape(array.size, array.size).astype(np.float32)
 
 
-def _grid(grid: common_pb2.Grid) -> Grid:
+def grid(grid: common_pb2.Grid) -> Grid:
+    """Translate a grid."""
     return Grid(fov_mm=grid.fov_mm, size=grid.size)
 
 
@@ -105,7 +107,7 @@ def cohort(cohort: cohort_pb2.Cohort) -> types.Cohort:
         subjects=tuple(types.CohortSubject(subject=s.subject, label=s.label, slices=s.slices) for s in cohort.subjects),
         slices=cohort.slices,
         digest=cohort.digest,
-        created=_time(cohort.created),
+        created=time(cohort.created),
         instances=tuple(cohort.instances),
     )
 
@@ -135,10 +137,10 @@ def import_result(reply: cohort_pb2.ImportCohortResponse, upload: Upload) -> typ
 
 def _training_config(config: training_pb2.TrainingConfig) -> types.TrainingConfig:
     given = {field.name for field, _ in config.ListFields()}
-    fold_unit = _enum(types.FoldUnit, training_pb2.FoldUnit, config.fold_unit) if config.fold_unit else None
+    fold_unit = enum(types.FoldUnit, training_pb2.FoldUnit, config.fold_unit) if config.fold_unit else None
     return types.TrainingConfig(
         architecture=config.architecture or None,
-        grid=_grid(config.grid) if config.HasField("grid") else None,
+        grid=grid(config.grid) if config.HasField("grid") else None,
         fold_unit=fold_unit,
         pretrained=config.pretrained or None,
         augmentation=config.augmentation or None,
@@ -164,14 +166,14 @@ def training(training: training_pb2.Training) -> types.Training:
         cohort=training.cohort,
         model=training.model,
         config=_training_config(training.config),
-        state=_enum(types.JobState, training_pb2.JobState, training.state),
+        state=enum(types.JobState, training_pb2.JobState, training.state),
         progress=_training_progress(training.progress) if training.HasField("progress") else None,
         error=training.error,
         result=identity(training.result) if training.HasField("result") else None,
         metrics=_metrics(training.metrics),
         resumed=training.resumed,
-        created=_time(training.created),
-        ended=_time(training.ended) if training.HasField("ended") else None,
+        created=time(training.created),
+        ended=time(training.ended) if training.HasField("ended") else None,
     )
 
 
@@ -258,7 +260,7 @@ def features_result(
     return types.FeaturesResult(
         model=identity(reply.model),
         labels=tuple(reply.labels),
-        method=_enum(types.ImportanceMethod, feature_pb2.ImportanceMethod, reply.method),
+        method=enum(types.ImportanceMethod, feature_pb2.ImportanceMethod, reply.method),
         results=(*answered, *ledger.close()),
     )
 
@@ -303,7 +305,7 @@ def _check(check: simulation_pb2.Check) -> types.Check:
 def _faithfulness(curve: simulation_pb2.FaithfulnessCurve) -> types.FaithfulnessCurve:
     return types.FaithfulnessCurve(
         layer=curve.layer,
-        method=_enum(types.ImportanceMethod, feature_pb2.ImportanceMethod, curve.method),
+        method=enum(types.ImportanceMethod, feature_pb2.ImportanceMethod, curve.method),
         fractions=tuple(curve.fractions),
         deletion=tuple(curve.deletion),
         deletion_low=tuple(curve.deletion_low),
@@ -322,12 +324,12 @@ def simulation(result: simulation_pb2.SimulationResult) -> types.SimulationResul
         model=identity(result.model),
         cohort=result.cohort,
         cohort_digest=result.cohort_digest,
-        method=_enum(types.SimulationMethod, simulation_pb2.SimulationMethod, result.method),
+        method=enum(types.SimulationMethod, simulation_pb2.SimulationMethod, result.method),
         steps=result.steps,
         seed=result.seed,
         images=tuple(map(_simulated_image, result.images)),
         checks=tuple(map(_check, result.checks)),
-        verdict=_enum(types.Verdict, simulation_pb2.Verdict, result.verdict),
+        verdict=enum(types.Verdict, simulation_pb2.Verdict, result.verdict),
         layers=tuple(
             types.LayerLineage(
                 layer=item.layer, channels=item.channels, selected=tuple(item.selected), weights=tuple(item.weights)
@@ -338,7 +340,7 @@ def simulation(result: simulation_pb2.SimulationResult) -> types.SimulationResul
             types.SubjectLineage(subject=s.subject, label=s.label, slices=s.slices, weight=s.weight)
             for s in result.subjects
         ),
-        grid=_grid(result.grid),
+        grid=grid(result.grid),
         faithfulness=tuple(map(_faithfulness, result.faithfulness)),
     )
 
@@ -350,14 +352,14 @@ def model(model: model_pb2.Model) -> types.Model:
     """Translate one version of a model."""
     return types.Model(
         identity=identity(model.identity),
-        state=_enum(types.ModelState, model_pb2.ModelState, model.state),
+        state=enum(types.ModelState, model_pb2.ModelState, model.state),
         aliases=tuple(model.aliases),
         labels=tuple(model.labels),
-        grid=_grid(model.grid) if model.HasField("grid") else None,
+        grid=grid(model.grid) if model.HasField("grid") else None,
         architecture=model.architecture,
         threshold=model.threshold,
         metrics=_metrics(model.metrics),
-        created=_time(model.created) if model.HasField("created") else None,
+        created=time(model.created) if model.HasField("created") else None,
         card=json.loads(model.card_json) if model.card_json else {},
         error=model.error,
     )

@@ -19,6 +19,7 @@ from limner.v1 import (
     feature_pb2_grpc,
     inference_pb2_grpc,
     model_pb2_grpc,
+    review_pb2_grpc,
     simulation_pb2_grpc,
     training_pb2_grpc,
 )
@@ -41,6 +42,7 @@ from limner_server.rpc.metering import MeteringInterceptor
 from limner_server.rpc.model import ModelService
 from limner_server.rpc.open_inference.service import OpenInferenceService
 from limner_server.rpc.ownership import Ownership
+from limner_server.rpc.review import ReviewService
 from limner_server.rpc.simulation import SimulationService
 from limner_server.rpc.training import TrainingService
 from limner_server.serving import ModelPool
@@ -51,6 +53,7 @@ from limner_server.state.cohorts import CohortStore
 from limner_server.state.database import open_database
 from limner_server.state.jobs import JobStore
 from limner_server.state.loaded import LoadedStore
+from limner_server.state.reviews import ReviewStore
 from limner_server.state.servers import Membership
 from limner_server.telemetry.metrics import register_serving
 
@@ -122,8 +125,11 @@ class App:
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(self._models, self._images), server)
         feature_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureService(self._models, self._images), server)
-        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(
-            SimulationService(self._runner, self._models, cohorts, settings, device), server
+        simulations = SimulationService(self._runner, jobs, self._models, cohorts, settings, device)
+        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(simulations, server)
+        reviews = ReviewStore(database, settings.data_dir)
+        review_pb2_grpc.add_ReviewServiceServicer_to_server(
+            ReviewService(reviews, self._models, cohorts, simulations.finished), server
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models, ownership), server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

@@ -32,6 +32,7 @@ from limner.types import (
     SubjectLineage,
     Verdict,
 )
+from tests.report.sample_reading import sample_agreement
 
 LABELS = ("non-recurrent", "recurrent")
 CREATED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -92,6 +93,7 @@ def report_data(*, failed: bool = False, old: bool = False) -> ReportData:
         versions={"python": "3.11.7", "limner": "0.1.0", "matplotlib": "3.11.2"},
         flow=None if old else FLOW,
         seconds={"import": 4.2, "train": 151.3, "simulate": 88.0},
+        reading=None if old else sample_agreement(IDENTITY, cohort.name, cohort.digest, LABELS),
     )
 
 

@@ -109,7 +109,18 @@ def test_every_section_is_there(page: Page) -> None:
     assert [f"#{heading}" for heading in headings] == linked[: len(headings)]
     assert set(linked) <= {f"#{heading}" for heading in headings}
     assert headings == [
-        *("summary", "simulated", "checks", "performance", "calibration", "subjects", "learning", "cohort", "leakage"),
+        *(
+            "summary",
+            "simulated",
+            "checks",
+            "reading",
+            "performance",
+            "calibration",
+            "subjects",
+            "learning",
+            "cohort",
+            "leakage",
+        ),
         *("heat", "faithfulness", "lineage", "far", "card", "method"),
     ]
 
@@ -147,6 +158,20 @@ def test_the_flow_counts_whom_it_leaves_out_and_names_nobody(page: Page) -> None
     assert "TCGA-XX" not in page.words
 
 
+def test_the_reading_says_how_far_readers_agree_and_who_did_not_finish(data: ReportData, page: Page) -> None:
+    assert data.reading is not None
+    assert "2 readers, 24 images" in page.words
+    assert "Not all readers judged every image: bo 20 of 24." in page.words
+    assert "Kappa, quadratic weights ann and model 0.40 0.20 to 0.60 24 cases" in page.words
+    assert "AUC of the label, real slices model – – to –" in page.words
+    assert "AUC, real or simulated all readers 0.55 0.35 to 0.75 24 cases and readers" in page.words
+    without = Page(render_report(replace(data, reading=None)))
+    assert (
+        "Agreement with readers: not measured. To get it: read (limner reading), then give --reading ID."
+        in without.words
+    )
+
+
 def test_steps_add_up(data: ReportData) -> None:
     """Who was looked at is who was left out and who is next; the folds hold out every subject once."""
     looked_at, labelled, imported, folds = steps(data, read_card(data.model))
@@ -164,7 +189,7 @@ def test_steps_add_up(data: ReportData) -> None:
 def test_what_an_old_card_lacks_is_said_and_not_made_up() -> None:
     data = report_data(old=True)
     page = Page(report_html(old=True))
-    assert len(not_measured(data)) == 6
+    assert len(not_measured(data)) == 7
     for gap in not_measured(data):
         assert f"{gap.what}: not measured. To get it: {gap.how}." in page.words
     assert "Learning curve: not measured. To get it: train with --learning-curve." in page.words

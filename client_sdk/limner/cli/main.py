@@ -20,6 +20,8 @@ from limner.cli import (
     phantom,
     predict,
     pull,
+    read,
+    reading,
     report,
     score,
     select,
@@ -53,6 +55,8 @@ app.command("merge")(score.merge)
 app.command("features")(features.features)
 app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
+app.add_typer(reading.app, name="reading")
+app.command("read")(read.read)
 app.add_typer(models.app, name="models")
 app.add_typer(gateway.app, name="gateway")
 app.command("pull")(pull.pull)

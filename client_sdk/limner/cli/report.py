@@ -45,6 +45,9 @@ def report(
     flow: Annotated[
         Path | None, typer.Option(metavar="FILE", help="labels.flow.json: how the cohort's subjects were chosen.")
     ] = None,
+    reading: Annotated[
+        str, typer.Option(metavar="ID", help="A closed reading of this model and cohort, for how far readers agree.")
+    ] = "",
     examples: Annotated[int, typer.Option(min=1, max=100, help="Subjects of each label under heat maps.")] = 3,
     layer: Annotated[
         list[str] | None,
@@ -94,6 +97,7 @@ def report(
             examples=examples,
             layers=tuple(layer or reports.LAYERS),
             flow=chosen_flow,
+            reading=client.readings.agreement(reading) if reading else None,
         )
         bar.update(task, description="writing the page", total=1, completed=1)
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from limner.imaging.errors import ImageError
 from limner.imaging.slices import Slice
 from limner.report.card import read_card
 from limner.report.data import HeatMapExample, RealSlice, ReportData
-from limner.types import Cohort, FeatureOptions, ImageFeatures, Model, SimulationResult
+from limner.types import Agreement, Cohort, FeatureOptions, ImageFeatures, Model, ModelIdentity, SimulationResult
 
 LAYERS = ("layer2", "layer3")
 """Layers of the heat maps; of the default grid of 64 pixels, layer4 is two pixels wide."""
@@ -47,6 +47,7 @@ def collect(
     flow: Flow | None = None,
     created: datetime | None = None,
     seconds: Mapping[str, float] | None = None,
+    reading: Agreement | None = None,
 ) -> ReportData:
     """Gather what a report shows; asks the server for the heat maps of a few slices, and nothing else.
 
@@ -69,17 +70,21 @@ def collect(
         Default now.
     seconds
         Duration of each step, by its name.
+    reading
+        Of this model, by its digest.
 
     Raises
     ------
     InvalidInputError
-        Where the model's card cannot be read, the simulation is of another model or cohort, the labels of model and
-        cohort differ, or a slice cannot be explained.
+        Where the model's card cannot be read, the simulation or the reading is of another model or cohort, the labels
+        of model and cohort differ, or a slice cannot be explained.
     """
     _check_card(model)
     _check_labels(model, cohort)
     if simulation is not None:
-        _check_simulation(simulation, model, cohort)
+        _check_digests("simulation", simulation.model, simulation.cohort_digest, model, cohort)
+    if reading is not None:
+        _check_digests("reading", reading.reading.model, reading.reading.cohort_digest, model, cohort)
     chosen = [one for label in model.labels for one in _middle_slices(slices, label, examples)]
     found: tuple[HeatMapExample, ...] = ()
     if chosen:
@@ -97,6 +102,7 @@ def collect(
         versions={"python": platform.python_version(), **{tool: version(tool) for tool in _TOOLS}},
         flow=flow,
         seconds=seconds or {},
+        reading=reading,
     )
 
 
@@ -213,15 +219,16 @@ def _check_labels(model: Model, cohort: Cohort) -> None:
         )
 
 
-def _check_simulation(simulation: SimulationResult, model: Model, cohort: Cohort) -> None:
+def _check_digests(field: str, of_model: ModelIdentity, of_cohort: str, model: Model, cohort: Cohort) -> None:
+    """Refuse a simulation or a reading of another model or cohort."""
     for what, found, wanted in (
-        ("model", simulation.model.digest, model.identity.digest),
-        ("cohort", simulation.cohort_digest, cohort.digest),
+        ("model", of_model.digest, model.identity.digest),
+        ("cohort", of_cohort, cohort.digest),
     ):
         if found != wanted:
             raise InvalidInputError(
-                f"simulation is of a {what} of digest {found[:12]}; expected this report's {what}, {wanted[:12]}",
-                field="simulation",
+                f"{field} is of a {what} of digest {found[:12]}; expected this report's {what}, {wanted[:12]}",
+                field=field,
             )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from limner.cohort_flow import Flow
 from limner.imaging.slices import Slice
-from limner.types import Cohort, FloatArray, Model, Prediction, SimulationResult
+from limner.types import Agreement, Cohort, FloatArray, Model, Prediction, SimulationResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,8 @@ class ReportData:
         How the cohort's subjects were chosen; None where it is not known.
     seconds
         Duration of each step, by its name.
+    reading
+        How far readers and this model agree; None where there was no reading.
     """
 
     cohort: Cohort
@@ -86,6 +88,7 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     flow: Flow | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    reading: Agreement | None = None
 
     @property
     def own_cohort(self) -> bool:

@@ -6,16 +6,17 @@ A figure is there only where what it shows was measured. Not for drawing: `figur
 from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
+from math import isnan
 
-from limner.report import explanation_figures, figures
+from limner.report import explanation_figures, figures, reading_figures
 from limner.report.card import Card
 from limner.report.data import ReportData
 from limner.report.drawing import Plot
 from limner.report.flow import steps
 from limner.report.scores import SubjectScore, subject_scores
-from limner.report.words import number, words
+from limner.report.words import agreement_name, number, raters, words
 from limner.simulated import shortcoming
-from limner.types import Check, SimulationResult, Verdict
+from limner.types import Agreement, Check, SimulationResult, Verdict
 
 # Slices in the figure of heat maps, spread over the labels: what a page of a journal holds. The report shows all.
 HEAT_MAP_ROWS = 6
@@ -31,6 +32,8 @@ def make_plots(data: ReportData, card: Card) -> dict[str, Plot]:
     drawn = [*_performance(data, card), Plot("flow", alt, partial(figures.flow, steps=cohort)), *_distance(data, card)]
     if data.simulation is not None:
         drawn += [*_simulation(data.simulation), *_faithfulness(data.simulation)]
+    if data.reading is not None:
+        drawn += _reading(data.reading)
     if data.examples:
         shown = data.examples[:: -(-len(data.examples) // HEAT_MAP_ROWS)]
         alt = f"{len(shown)} slices and the same under heat maps of {', '.join(shown[0].heat_maps)}"
@@ -128,6 +131,19 @@ def _faithfulness(simulation: SimulationResult) -> Iterator[Plot]:
             f"Drop of the margin with channels of {layer} at their means, by importance and at random, with 95 % bands"
         )
         yield Plot(f"faithfulness-{layer}", alt, partial(explanation_figures.faithfulness, curves=list(curves)))
+
+
+def _reading(agreement: Agreement) -> Iterator[Plot]:
+    for name, prefixes in reading_figures.PANELS.items():
+        shown = [one for one in agreement.figures if one.name.startswith(prefixes) and not isnan(one.value)]
+        if shown:
+            alt = f"{name.replace('-', ' ')}: " + "; ".join(
+                f"{agreement_name(one)} of {raters(one)} {number(one.value)}" for one in shown
+            )
+            yield Plot(name, alt, partial(reading_figures.forest, figures=shown))
+    kinds = ", ".join(dict.fromkeys(words(group.kind) for group in agreement.groups))
+    alt = f"Mean likelihood of {agreement.reading.label} by each reader and the model, of {kinds} images of each label"
+    yield Plot("reading-likelihoods", alt, partial(reading_figures.likelihoods, agreement=agreement))
 
 
 def _check_alt(check: Check) -> str:

@@ -21,6 +21,7 @@ from limner.report.flow import steps
 from limner.report.plots import in_files, make_plots
 from limner.report.scores import subject_scores
 from limner.report.words import (
+    agreement_name,
     capital,
     contrasts,
     expected,
@@ -28,6 +29,7 @@ from limner.report.words import (
     metric_name,
     not_measured,
     number,
+    raters,
     verdict_words,
     words,
 )
@@ -117,6 +119,8 @@ def render_report(data: ReportData) -> str:
         pictures=pictures,
         contrasts=contrasts,
         expected=expected,
+        agreement_name=agreement_name,
+        raters=raters,
         verdict_words=verdict_words,
         flatten=_flatten,
         png=_png,

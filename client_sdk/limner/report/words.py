@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from limner.report.card import read_card
 from limner.report.data import ReportData
-from limner.types import Check, SimulationResult, Verdict
+from limner.types import AgreementFigure, Check, SimulationResult, Verdict
 
 _METRICS = {
     "auc": "AUC",
@@ -20,6 +20,16 @@ _METRICS = {
     "brier": "Brier score",
     "ece": "Expected calibration error",
     "f1": "F1 score",
+}
+_AGREEMENT = {
+    "kappa_quadratic": "Kappa, quadratic weights",
+    "kappa_linear": "Kappa, linear weights",
+    "icc_2_1": "ICC(2,1), agreement",
+    "icc_3_1": "ICC(3,1), consistency",
+    "auc_real_simulated": "AUC, real or simulated",
+    "auc_real_randomised": "AUC, real or of a randomised network",
+    "auc_real_class_mean": "AUC, real or a class mean",
+    "auc_label": "AUC of the label, real slices",
 }
 _INTERVALS = {"newcombe": "Newcombe", "wilson": "Wilson", "mover": "MOVER", "logit-t": "t on the logit scale"}
 
@@ -73,6 +83,7 @@ def not_measured(data: ReportData) -> tuple[Gap, ...]:
             "train with --repeats 5",
         ),
         (not (found and found.learning_curve), "learning", "Learning curve", "train with --learning-curve"),
+        (data.reading is None, "reading", "Agreement with readers", "read (limner reading), then give --reading ID"),
         (data.flow is None, "cohort", "How subjects were chosen", "give --flow labels.flow.json"),
         (not data.examples, "heat", "Heat maps", "give --images DIR, the DICOM of the cohort"),
         (
@@ -105,6 +116,8 @@ def number(value: float | None) -> str:
     """Format a figure with two decimals, or with one digit where those would hide it; a dash where there is none."""
     if value is None:
         return "–"
+    if np.isnan(value):
+        return "–"
     if not np.isfinite(value):
         return "∞" if value > 0 else "−∞"
     text = f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1g}"
@@ -129,6 +142,17 @@ def metric_name(name: str) -> str:
 def interval_name(name: str) -> str:
     """Return how an interval was found, as docs/evaluation.md calls it."""
     return _INTERVALS.get(name, words(name))
+
+
+def agreement_name(figure: AgreementFigure) -> str:
+    """Say what a figure of agreement measures: "Kappa, quadratic weights"."""
+    return _AGREEMENT.get(figure.name, capital(words(figure.name)))
+
+
+def raters(figure: AgreementFigure) -> str:
+    """Say whose agreement it is: "ann and model", or "all readers and model"."""
+    first = figure.first or "all readers"
+    return f"{first} and {figure.second}" if figure.second else first
 
 
 def contrasts(simulation: SimulationResult) -> Iterator[tuple[str, str, NDArray[np.float32], float]]:

@@ -48,6 +48,11 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
         Role.SCORE: "LoadModel",
         Role.TRAIN: "UnloadModel PromoteModel DeleteModel",
     },
+    "limner.v1.ReviewService": {
+        # A reader shows a token of the reading too, in the message.
+        Role.READ: "GetReading ListReadings OpenReading NextCase SubmitVerdict GetAgreement ExportReading",
+        Role.TRAIN: "CreateReading IssueToken CloseReading",
+    },
     "inference.GRPCInferenceService": {
         Role.READ: "ServerLive ServerReady ServerMetadata ModelReady ModelMetadata ModelConfig ModelStatistics"
         " RepositoryIndex SystemSharedMemoryStatus CudaSharedMemoryStatus",

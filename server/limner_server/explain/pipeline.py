@@ -131,13 +131,16 @@ class Pipeline:
         return {"logits": judge_images(judge, images).logits}
 
     def randomised(self, index: int, tell: Tell) -> Arrays:
-        """Make images from a randomised network, fresh or shuffled by turns: `logits` `(k, k)` by the trained model."""
+        """Make `images` `(k, s, s)` by a randomised network, fresh or shuffled by turns; `logits` `(k, k)` by ours.
+
+        The images are kept as controls for readers.
+        """
         some = self._cohort.thin(CONTROL_SLICES)
         seed = int(np.random.SeedSequence([self._recipe.seed, index]).generate_state(1)[0])
         network = randomised(self._artifact, some, seed, shuffle=index % 2 == 1)
         # As many steps as the images that are shown: their gap is what these are compared with.
         images = self._make_alone(network, some, self._recipe.steps, tell)
-        return {"logits": judge_images(self._artifact, images).logits}
+        return {"images": images, "logits": judge_images(self._artifact, images).logits}
 
     def sibling(self, artifact: Artifact, tell: Tell) -> Arrays:
         """Make `images` `(k, s, s)` by another seed's network; `logits`, `probabilities` `(k, k)` are the model's."""

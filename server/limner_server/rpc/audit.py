@@ -24,6 +24,8 @@ CHANGING = frozenset(
         *("TrainingService/StartTraining", "TrainingService/CancelTraining", "SimulationService/Simulate"),
         *("ModelService/LoadModel", "ModelService/UnloadModel"),
         *("ModelService/PromoteModel", "ModelService/DeleteModel"),
+        *("ReviewService/CreateReading", "ReviewService/IssueToken", "ReviewService/CloseReading"),
+        *("ReviewService/GetAgreement", "ReviewService/ExportReading"),
         *("GRPCInferenceService/RepositoryModelLoad", "GRPCInferenceService/RepositoryModelUnload"),
     }
 )

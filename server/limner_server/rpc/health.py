@@ -19,6 +19,7 @@ KEEPING = (
     "limner.v1.TrainingService",
     "limner.v1.SimulationService",
     "limner.v1.ModelService",
+    "limner.v1.ReviewService",
 )
 """Services that answer out of the database and the folders."""
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from limner.v1 import common_pb2, feature_pb2, simulation_pb2, simulation_pb2_grpc
 from limner_server.access.principal import caller_name
-from limner_server.errors import InvalidInputError, WrongStateError
+from limner_server.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner_server.explain.faithfulness import FaithfulnessCurve
 from limner_server.explain.job import SimulationRequest
 from limner_server.explain.pipeline import SimulationMethod
@@ -21,11 +21,12 @@ from limner_server.explain.result import Source, load_result
 from limner_server.explain.simulation import SimulationOutcome
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.card import ModelCard
+from limner_server.review.gather import FinishedSimulation
 from limner_server.rpc.wire import Context, job_progress, metrics, prediction
 from limner_server.serving import ModelPool
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
-from limner_server.state.jobs import Job, JobKind, JobState
+from limner_server.state.jobs import Job, JobKind, JobState, JobStore
 
 _METHODS = {
     simulation_pb2.SIMULATION_METHOD_UNSPECIFIED: SimulationMethod.INVERSION,
@@ -39,9 +40,16 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
     """Translates between the wire and the job runner."""
 
     def __init__(
-        self, runner: JobRunner, models: ModelPool, cohorts: CohortStore, settings: Settings, device: str
+        self,
+        runner: JobRunner,
+        jobs: JobStore,
+        models: ModelPool,
+        cohorts: CohortStore,
+        settings: Settings,
+        device: str,
     ) -> None:
         self._runner = runner
+        self._jobs = jobs
         self._models = models
         self._cohorts = cohorts
         self._settings = settings
@@ -67,6 +75,19 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
             raise WrongStateError(f"the simulation {state.state.lower()}: {state.error}")
         source, outcome = await asyncio.to_thread(load_result, self._runner.folder(state))
         yield simulation_pb2.SimulateResponse(result=_result(card, source, outcome))
+
+    async def finished(self, request: simulation_pb2.SimulateRequest) -> FinishedSimulation:
+        """Return the result of this request's job; WrongStateError where it was not asked for yet, or is not done."""
+        job_request, card = await self._request(request)
+        asked = f"the simulation of {request.cohort!r} by {card.name} with seed {job_request.seed}"
+        try:
+            job = await asyncio.to_thread(self._jobs.get, _job_id(job_request, card), JobKind.SIMULATION)
+        except NotFoundError as error:
+            raise WrongStateError(f"{asked} was not asked for yet: simulate first") from error
+        if job.state is not JobState.SUCCEEDED:
+            raise WrongStateError(f"{asked} is {job.state.lower()}; expected one that succeeded")
+        folder = self._runner.folder(job)
+        return FinishedSimulation(folder, *await asyncio.to_thread(load_result, folder))
 
     async def _request(self, request: simulation_pb2.SimulateRequest) -> tuple[SimulationRequest, ModelCard]:
         """Check the request against model and cohort, and fill in every default."""

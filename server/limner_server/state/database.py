@@ -11,7 +11,19 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import JSON, Connection, DateTime, Engine, ForeignKey, create_engine, event, func, select
+from sqlalchemy import (
+    JSON,
+    Connection,
+    DateTime,
+    Engine,
+    ForeignKey,
+    ForeignKeyConstraint,
+    UniqueConstraint,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -44,6 +56,8 @@ class Table(DeclarativeBase):
         dict[str, Any]: JSON,
         list[str]: JSON,
         list[float]: JSON,
+        list[int]: JSON,
+        dict[str, str]: JSON,
     }
 
 
@@ -150,6 +164,72 @@ class AliasRow(Table):
     model: Mapped[str] = mapped_column(primary_key=True)
     alias: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[str]
+
+
+class ReadingRow(Table):
+    """One reading; its images lie in `images.npy` of its folder. `definition` is a JSON object that `reviews` knows."""
+
+    __tablename__ = "readings"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    definition: Mapped[dict[str, Any]]
+    created: Mapped[datetime] = mapped_column(default=now)
+    closed: Mapped[datetime | None]
+
+
+class ReadingItemRow(Table):
+    """What one image of a reading is, and what the model says of it."""
+
+    __tablename__ = "reading_items"
+
+    reading: Mapped[str] = mapped_column(ForeignKey("readings.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    label: Mapped[str]
+    subject: Mapped[str]
+    instance: Mapped[str]
+    simulation: Mapped[int | None]
+    verdict: Mapped[str | None]
+    probabilities: Mapped[list[float]]
+    out_of_fold: Mapped[bool]
+
+
+class ReaderRow(Table):
+    """One reader of a reading: their place in the order of joining, the digest of their token, their order of items."""
+
+    __tablename__ = "reading_readers"
+
+    reading: Mapped[str] = mapped_column(ForeignKey("readings.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    place: Mapped[int]
+    token_sha256: Mapped[str] = mapped_column(unique=True)
+    order: Mapped[list[int]]
+
+
+class VerdictRow(Table):
+    """One verdict of one reader on one item. Rows are only ever added."""
+
+    __tablename__ = "reading_verdicts"
+
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    reading: Mapped[str] = mapped_column(index=True)
+    reader: Mapped[str]
+    item: Mapped[int]
+    id: Mapped[str]
+    likelihood: Mapped[float]
+    realism: Mapped[int]
+    confidence: Mapped[int]
+    features: Mapped[dict[str, str]]
+    comment: Mapped[str]
+    seconds: Mapped[float]
+    received: Mapped[datetime] = mapped_column(default=now)
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["reading", "reader"], ["reading_readers.reading", "reading_readers.name"], ondelete="CASCADE"
+        ),
+        UniqueConstraint("reading", "reader", "id"),
+    )
 
 
 def open_database(url: str) -> Engine:
