@@ -1,7 +1,7 @@
 """Calls of one image each, at a rate that does not wait for answers, from a process of its own.
 
 `python -m benchmarks.load ADDRESS MODEL SIZE PHASE...`, where a phase is `closed:CALLERS:SECONDS` (so many callers,
-each asking again when it is answered) or `open:RATE:SECONDS` (so many calls a second, whose times are those of a Poisson
+each asking again when it is answered) or `open:RATE:SECONDS` (so many calls a second, at the times of a Poisson
 process). Prints a JSON list for each phase: of each call when it began, in seconds of the phase, how long it took,
 and how it ended. Nothing is sent again: what a retry policy would hide is what is counted.
 """

@@ -22,7 +22,7 @@ def test_more_than_it_can_do_is_refused_with_pushback_and_the_rest_is_answered(t
 
 
 def test_two_servers_restarted_in_turns_fail_no_call(tmp_path: Path) -> None:
-    outcome = rolling.roll(tmp_path, rolling.Plan(restarts=1, pause_s=2))
+    outcome = rolling.roll(tmp_path, rolling.Plan(restarts=1, pause_s=1))
     assert outcome.failed == []
     assert outcome.succeeded["predictions"]
     assert outcome.succeeded["streams"]
@@ -30,13 +30,13 @@ def test_two_servers_restarted_in_turns_fail_no_call(tmp_path: Path) -> None:
 
 
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    outcome = server_kills.kill_run(tmp_path, server_kills.Plan(kills=3, longest_s=4, seed=1))
+    outcome = server_kills.kill_run(tmp_path, server_kills.Plan(kills=2, longest_s=3, seed=1))
     assert outcome.faults == []
     assert outcome.acknowledged.calls["promotions"]
     assert outcome.acknowledged.calls["scorings"]
 
 
 def test_a_mixed_load_goes_without_a_fault(tmp_path: Path) -> None:
-    outcome = soak.soak(tmp_path, soak.Plan(seconds=15, sample_s=0.5))
+    outcome = soak.soak(tmp_path, soak.Plan(seconds=8, sample_s=0.5))
     assert outcome.faults == []
     assert set(outcome.done) >= {"scorings", "streams", "streams left", "explanations", "imports", "errors"}
