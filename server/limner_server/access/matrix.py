@@ -50,8 +50,8 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
     },
     "limner.v1.ReviewService": {
         # A reader shows a token of the reading too, in the message.
-        Role.READ: "GetReading ListReadings OpenReading NextCase SubmitVerdict GetAgreement ExportReading",
-        Role.TRAIN: "CreateReading IssueToken CloseReading",
+        Role.READ: "GetReading ListReadings OpenReading NextCase SubmitVerdict",
+        Role.TRAIN: "CreateReading IssueToken CloseReading GetAgreement ExportReading",
     },
     "inference.GRPCInferenceService": {
         Role.READ: "ServerLive ServerReady ServerMetadata ModelReady ModelMetadata ModelConfig ModelStatistics"

@@ -21,7 +21,7 @@ Invariants, whatever the arrivals, cancellations, deadlines and failures (tests/
 import heapq
 import itertools
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -59,6 +59,8 @@ class Ticket(Generic[T]):
         When it was admitted, in seconds of the caller's clock.
     sequence
         Number of tickets admitted before it.
+    reserved
+        Whether it took a place that its call had reserved.
     """
 
     payload: T
@@ -67,6 +69,7 @@ class Ticket(Generic[T]):
     deadline: float
     arrived: float
     sequence: int
+    reserved: bool = False
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -143,6 +146,7 @@ class Batcher(Generic[T]):
         self._max_queue_images = max_queue_images
         self._max_queue_s = max_queue_s
         self._reserved = 0
+        self._of_calls: Counter[int] = Counter()  # tickets that wait in such places, by priority
         self._lanes = lanes
         self._free_lanes = lanes
         self._spread = spread
@@ -164,18 +168,20 @@ class Batcher(Generic[T]):
     def reserve(self, images: int, now: float, priority: int = 0, deadline: float = math.inf) -> None:
         """Keep places for the images of a call, so that none of it is worked on in vain; each is taken by `add`.
 
-        Whoever finds nothing ahead is admitted, and so is who finds less than one batch for each lane, however slow.
+        What is ahead of a call are other calls: a stream sends no more than is worked off, and would keep every call
+        out. Whoever finds nothing ahead is admitted, and so is who finds less than one batch for each lane, however
+        slow.
 
         Raises
         ------
         QueueFullError
             As many images wait as may, or what is ahead takes longer than a call may wait, or than its deadline allows.
         """
-        ahead = self._reserved + sum(len(line) for (_, level), line in self._lines.items() if level >= priority)
+        ahead = self._reserved + sum(count for level, count in self._of_calls.items() if level >= priority)
         wait_s = ahead * (self._seconds_per_image or 0.0) / self._lanes
+        if (taken := self._waiting + self._reserved) and taken + images > self._max_queue_images:
+            raise self._full()
         if ahead:
-            if self._waiting + self._reserved + images > self._max_queue_images:
-                raise self._full()
             if wait_s > self._max_queue_s and ahead >= self._max_batch_size * self._lanes:
                 reason = f"what waits takes {wait_s:.2g} s, over the limit of {self._max_queue_s:.2g} s"
                 raise QueueFullError(reason, self._retry_after_s())
@@ -211,9 +217,10 @@ class Batcher(Generic[T]):
             raise InvalidInputError("priority", priority, f"0 to {MAX_PRIORITY}")
         if reserved:
             self._reserved -= 1
+            self._of_calls[priority] += 1
         elif self._waiting + self._reserved >= self._max_queue_images:
             raise self._full()
-        ticket = Ticket(payload, key, priority, deadline, now, next(self._sequence))
+        ticket = Ticket(payload, key, priority, deadline, now, next(self._sequence), reserved)
         self._lines.setdefault((key, priority), OrderedDict())[ticket.sequence] = ticket
         self._waiting += 1
         self._next_deadline = min(self._next_deadline, deadline)
@@ -264,6 +271,7 @@ class Batcher(Generic[T]):
         """Take out everything that waits, in order of rank."""
         tickets = tuple(sorted(self._all(), key=_rank))
         self._lines.clear()
+        self._of_calls.clear()
         self._waiting = 0
         return tickets
 
@@ -313,6 +321,7 @@ class Batcher(Generic[T]):
         if not line:
             del self._lines[ticket.key, ticket.priority]
         self._waiting -= 1
+        self._of_calls[ticket.priority] -= ticket.reserved
 
     def _full(self) -> QueueFullError:
         return QueueFullError(f"the queue holds its limit of {self._max_queue_images} images", self._retry_after_s())

@@ -280,11 +280,19 @@ def test_a_call_is_refused_where_it_would_wait_too_long() -> None:
 
 def test_a_higher_priority_waits_for_its_own_kind_only() -> None:
     batcher = measured(max_queue_s=5)
+    batcher.reserve(8, 1.0)
     for number in range(8):
-        batcher.add(number, "a", 1.0)
+        batcher.add(number, "a", 1.0, reserved=True)
     with pytest.raises(QueueFullError):
         batcher.reserve(1, 1.0)
     batcher.reserve(1, 1.0, priority=1)
+
+
+def test_streams_keep_no_call_out() -> None:
+    batcher = measured(max_queue_s=5)
+    for number in range(50):
+        batcher.add(number, "a", 1.0)
+    batcher.reserve(1, 1.0)
 
 
 def test_a_batch_for_each_lane_may_wait_however_slow() -> None:
