@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    access,
     gateway,
     gateway_kill,
     identity,
     latency,
     memory,
     report,
+    score_servers,
     sdk,
     simulation,
     simulation_memory,
@@ -42,7 +44,7 @@ class Benchmark(Protocol):
 
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
-    *(sdk, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill),
+    *(sdk, score_servers, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill, access),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

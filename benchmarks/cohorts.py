@@ -19,7 +19,8 @@ from limner_server.networks.card import ModelCard
 from limner_server.networks.repository import ModelRepository
 from limner_server.state.cohorts import CohortSnapshot, CohortStore, NewSlice
 from limner_server.training.config import TrainingConfig
-from limner_server.training.job import TrainingRequest, run
+from limner_server.training.job import run
+from limner_server.training.request import TrainingRequest
 
 SLICES_PER_SUBJECT = 12
 MODEL = "model"

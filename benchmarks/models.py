@@ -77,7 +77,12 @@ class Identity(nn.Module):
 
 def publish_identity(repository: Path, name: str, size: int) -> Published:
     """Publish a model that does nothing, on a grid of this size."""
-    return _publish(repository, name, "identity", (1, 1, 1, 1, size), Identity().eval(), size)
+    return publish_module(repository, name, Identity(), size)
+
+
+def publish_module(repository: Path, name: str, module: nn.Module, size: int) -> Published:
+    """Publish a module with the interface of `Identity` on a grid of this size."""
+    return _publish(repository, name, "identity", (1, 1, 1, 1, size), module.eval(), size)
 
 
 def random_slices(count: int, size: int) -> NDArray[np.float32]:

@@ -5,14 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 
 _LISTENING = re.compile(r"listening on (\S+);")
+_METRICS = re.compile(r"metrics on (\S+)")
 
 
 class LiveServer:
     """`limner-server` on a free port of the loopback address, with its state below one folder."""
+
+    module = "limner_server"
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
@@ -21,6 +25,7 @@ class LiveServer:
         self._settings = {"threads": 2, **settings}
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
+        self.metrics_address = ""
 
     def __enter__(self) -> "LiveServer":
         self.start()
@@ -36,7 +41,7 @@ class LiveServer:
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "limner_server", "--port=0", *flags),
+                    *(sys.executable, "-m", self.module, "--port=0", *flags),
                     *(f"--data-dir={self.data_dir}", f"--model-repository={self.model_repository}"),
                 ],
                 stdout=subprocess.PIPE,
@@ -47,6 +52,26 @@ class LiveServer:
         found = _LISTENING.search(self._process.stdout.readline())
         assert found, self.log()
         self.address = found[1]
+        if "metrics_port" in self._settings:
+            found = _METRICS.search(self._process.stdout.readline())
+            assert found, self.log()
+            self.metrics_address = found[1]
+
+    def metrics(self) -> str:
+        """Text of the page of metrics."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=30) as page:
+            return str(page.read().decode())
+
+    def setting(self, name: str) -> Path:
+        """Return the file that a setting names."""
+        found = self._settings[name]
+        assert isinstance(found, Path)
+        return found
+
+    @property
+    def port(self) -> int:
+        """That it was told to listen on; 0 for a free one."""
+        return int(str(self._settings.get("port", 0)))
 
     @property
     def pid(self) -> int:
@@ -58,6 +83,11 @@ class LiveServer:
         """Stop as Kubernetes would, by SIGTERM, and return the exit status."""
         assert self._process is not None
         self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end, and return the exit status."""
+        assert self._process is not None
         return self._process.wait(timeout=60)
 
     def kill(self) -> None:

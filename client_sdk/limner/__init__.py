@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from limner.images import Image
     from limner.imaging.grid import Grid
     from limner.imaging.slices import Slice
+    from limner.token import TokenFile
     from limner.types import FeatureOptions, TrainingConfig
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "LimnerError",
     "Slice",
     "Tls",
+    "TokenFile",
     "TrainingConfig",
     "plan_import",
 ]
@@ -50,6 +52,7 @@ _HOME_OF = {
     "LimnerError": "errors",
     "Slice": "imaging.slices",
     "Tls": "endpoint",
+    "TokenFile": "token",
     "TrainingConfig": "types",
     "plan_import": "cohort_import",
 }

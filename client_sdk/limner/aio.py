@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
@@ -10,10 +12,14 @@ from grpc import aio
 
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
-from limner.endpoint import Endpoint, Tls
+from limner.delivery import AsyncDelivery
+from limner.endpoint import Tls
 from limner.errors import DeadlineError, InternalError, LimnerError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.servers import Servers
+from limner.spread import AsyncSpread
 from limner.streams import AsyncResultStream
+from limner.token import Token
 from limner.types import (
     Cohort,
     FeatureOptions,
@@ -24,6 +30,8 @@ from limner.types import (
     Model,
     PredictResult,
     Progress,
+    ScoreOptions,
+    Scores,
     SimulationMethod,
     SimulationResult,
     Training,
@@ -31,7 +39,9 @@ from limner.types import (
 )
 from limner.v1 import cohort_pb2, feature_pb2, inference_pb2, model_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import CohortServiceStub
+from limner.v1.feature_pb2 import ExtractFeaturesStreamResponse
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
+from limner.v1.inference_pb2 import PredictStreamResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
@@ -39,13 +49,15 @@ from limner.v1.training_pb2_grpc import TrainingServiceStub
 
 if TYPE_CHECKING:
     from limner.images import AsyncImages, Images
+    from limner.scoring.sources import Source
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
+_R = TypeVar("_R", PredictStreamResponse, ExtractFeaturesStreamResponse)
 
 
 class AsyncClient:
-    """A connection to a Limner server, for asyncio; close it, or use it in an `async with` block.
+    """A connection to a Limner server, or to several, for asyncio; close it, or use it in an `async with` block.
 
     Parameters, methods and errors are those of `limner.Client`; callbacks are called on the event loop, but for that of
     `import_cohort`.
@@ -53,14 +65,16 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str = channel.DEFAULT_ADDRESS,
+        address: str | Sequence[str] = channel.DEFAULT_ADDRESS,
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
+        token: Token | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls)
+        self._servers = Servers(address, tls, token, tracing)
         self._timeout = timeout
-        self._channel = self._endpoint.open_async()
+        self._channel = self._servers.open_async()
         self._cohorts = CohortServiceStub(self._channel)
         self._trainings = TrainingServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
@@ -91,28 +105,37 @@ class AsyncClient:
                 if not isinstance(translated, DeadlineError | UnavailableError):
                     raise translated from error
             await asyncio.sleep(channel.POLL_S)
-        raise await asyncio.to_thread(self._endpoint.not_ready, timeout)
+        raise await asyncio.to_thread(self._servers.not_ready, timeout)
 
     # Cohorts
 
     async def import_cohort(self, cohort: str, plan: CohortPlan, *, progress: Advance | None = None) -> ImportResult:
         """As `Client.import_cohort`."""
-        try:
-            there = (await self.cohort(cohort, instances=True)).instances
-        except NotFoundError:
-            there = ()
-        upload = Upload(cohort, plan, there, progress)
+        upload = Upload(cohort, plan, await self._instances(cohort), progress)
+        patience = channel.Patience()
+        patience.renew()
 
         async def messages() -> AsyncIterator[cohort_pb2.ImportCohortRequest]:
             source = upload.messages()
             while (message := await asyncio.to_thread(next, source, None)) is not None:
                 yield message
 
+        while True:
+            try:
+                reply = await self._cohorts.ImportCohort(messages())
+                return wire.import_result(reply, upload)
+            except grpc.RpcError as error:
+                lost = await self._explain(error)
+                if not isinstance(lost, UnavailableError):
+                    raise lost from error
+            if upload.resume(await self._insist(lambda: self._instances(cohort), patience)):
+                patience.renew()
+
+    async def _instances(self, cohort: str) -> tuple[str, ...]:
         try:
-            reply = await self._cohorts.ImportCohort(messages())
-        except grpc.RpcError as error:
-            raise await self._explain(error) from error
-        return wire.import_result(reply, upload.known, upload.refused)
+            return (await self.cohort(cohort, instances=True)).instances
+        except NotFoundError:
+            return ()
 
     async def cohorts(self) -> tuple[Cohort, ...]:
         """As `Client.cohorts`."""
@@ -199,14 +222,50 @@ class AsyncClient:
     ) -> AsyncResultStream[ImageResult]:
         """As `Client.predict_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
+        delivery = AsyncDelivery(model, ledger.parcels_async(images))
 
         async def messages() -> AsyncIterator[inference_pb2.PredictStreamRequest]:
-            yield requests.predict_header(model, priority, embedding)
-            async for parcel in ledger.parcels_async(images):
+            yield requests.predict_header(delivery.model, priority, embedding)
+            async for parcel in delivery.parcels():
                 yield requests.predict_images(parcel)
 
-        replies = self._stream(lambda: self._inference.PredictStream(messages()))
+        replies = self._deliver(lambda: self._inference.PredictStream(messages()), delivery)
         return AsyncResultStream(replies, ledger, wire.image_result)
+
+    async def score(
+        self,
+        model: str,
+        source: "Source",
+        out: str | Path,
+        options: ScoreOptions | None = None,
+        *,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> Scores:
+        """As `Client.score`; runs in threads of its own. Where the task is cancelled, what was scored is kept."""
+        # Imported here: it brings pydicom, which takes a third of a second.
+        from limner.scoring.calls import kind_of
+        from limner.scoring.fleet import Fleet
+        from limner.scoring.score import score
+
+        options = options or ScoreOptions()
+        found = await self.model(model)
+        loop = asyncio.get_running_loop()
+        fleet = await asyncio.to_thread(Fleet, self._servers, kind_of(options), self._timeout, options.in_flight)
+
+        def tell(what: str, done: int, total: int | None) -> None:
+            fleet.check()
+            if progress is not None:
+                loop.call_soon_threadsafe(progress, what, done, total)
+
+        with fleet:
+            run = asyncio.ensure_future(asyncio.to_thread(score, found, fleet, source, Path(out), options, tell))
+            try:
+                return await asyncio.shield(run)
+            except asyncio.CancelledError:
+                fleet.close()
+                await asyncio.wait([run])  # until the folder is let go
+                run.exception()
+                raise
 
     async def extract_features(
         self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
@@ -229,13 +288,14 @@ class AsyncClient:
     ) -> AsyncResultStream[ImageFeatures]:
         """As `Client.extract_features_stream`; takes asynchronous iterables too."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
+        delivery = AsyncDelivery(model, ([message] async for message in ledger.messages_async(images)))
 
         async def messages() -> AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest]:
-            yield requests.features_header(model, options or FeatureOptions())
-            async for message in ledger.messages_async(images):
+            yield requests.features_header(delivery.model, options or FeatureOptions())
+            async for (message,) in delivery.parcels():
                 yield requests.features_image(message)
 
-        replies = self._stream(lambda: self._features.ExtractFeaturesStream(messages()))
+        replies = self._deliver(lambda: self._features.ExtractFeaturesStream(messages()), delivery)
         return AsyncResultStream(replies, ledger, wire.image_features)
 
     # Simulation
@@ -258,7 +318,7 @@ class AsyncClient:
                 return wire.simulation(reply.result)
             if progress is not None:
                 progress(wire.progress(reply.progress))
-        raise InternalError(f"the server at {self._endpoint.address} ended the simulation without a result")
+        raise InternalError(f"the server at {self._servers.address} ended the simulation without a result")
 
     # Models
 
@@ -298,13 +358,46 @@ class AsyncClient:
         try:
             return await method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise await self._explain(error) from error
+            raise await self._explain(error, type(request).__name__.removesuffix("Request")) from error
 
-    async def _explain(self, error: grpc.RpcError) -> LimnerError:
-        return await asyncio.to_thread(self._endpoint.explain, error)
+    async def _insist(self, call: Callable[[], Awaitable[_A]], patience: channel.Patience) -> _A:
+        """Make a call, again and again while no server is there, as long as the patience lasts."""
+        while True:
+            await asyncio.sleep(channel.POLL_S)
+            try:
+                return await call()
+            except UnavailableError:
+                if patience.exhausted():
+                    raise
+
+    async def _explain(self, error: grpc.RpcError, call: str = "") -> LimnerError:
+        return await asyncio.to_thread(self._servers.explain, error, call)
+
+    async def _deliver(
+        self, begin: Callable[[], AsyncIterable[_R]], delivery: AsyncDelivery
+    ) -> AsyncGenerator[_R, None]:
+        """As `_stream`, and on with a new one for what was not answered when its server is lost."""
+        try:
+            while True:
+                try:
+                    async with aclosing(self._stream(begin)) as replies:
+                        async for reply in replies:
+                            delivery.note(reply)
+                            if isinstance(reply, PredictStreamResponse) and reply.HasField("end") and delivery.resumed:
+                                delivery.mend(reply.end, await self.model(delivery.model))
+                            yield reply
+                    return
+                except UnavailableError:
+                    if not delivery.again():
+                        raise
+                await asyncio.sleep(channel.POLL_S)
+        finally:
+            delivery.close()
 
     async def _stream(self, start: Callable[[], AsyncIterable[_A]]) -> AsyncGenerator[_A, None]:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
+        if isinstance(self._channel, AsyncSpread):
+            await self._channel.wait_ready()
         call: Any = start()
         try:
             async for message in call:

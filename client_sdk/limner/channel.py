@@ -2,6 +2,7 @@
 
 import json
 import time
+from enum import Enum, auto
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 DEFAULT_ADDRESS = "localhost:8500"
@@ -11,7 +12,7 @@ DEFAULT_TIMEOUT_S = 60.0
 POLL_S = 0.25
 
 PREDICT = "/limner.v1.InferenceService/Predict"
-PREDICT = "/limner.v1.InferenceService/Predict"
+EXTRACT_FEATURES = "/limner.v1.FeatureService/ExtractFeatures"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # grpc.health.v1.HealthCheckResponse {status: SERVING}, on the wire; spares a dependency for two bytes.
 SERVING = b"\x08\x01"
@@ -50,6 +51,12 @@ class Patience:
         return time.monotonic() > self._until
 
 
+def repeatable(method: str) -> bool:
+    """Whether a call may be made again elsewhere when its server is lost; `method` is "/limner.v1.SERVICE/METHOD"."""
+    service, _, name = method.removeprefix("/limner.v1.").partition("/")
+    return method == HEALTH_CHECK or (service, name) in (*_IDEMPOTENT, *_SCORING)
+
+
 def _method_config(methods: tuple[tuple[str, str], ...], codes: list[str]) -> dict[str, object]:
     return {
         "name": [{"service": f"limner.v1.{service}", "method": method} for service, method in methods],
@@ -63,23 +70,51 @@ def _method_config(methods: tuple[tuple[str, str], ...], codes: list[str]) -> di
     }
 
 
-def service_config() -> str:
+# A failed attempt takes a token and an answer gives a tenth of one back; below half of them nothing is repeated (gRFC
+# A6), so that a service in trouble gets no more than a tenth of its load on top.
+_RETRY_BUDGET = {"maxTokens": 100, "tokenRatio": 0.1}
+
+# Calls go round the addresses that are connected and say themselves that they are serving (gRFC A17).
+_HEALTHY_ONES = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+
+
+class Role(Enum):
+    """What a channel leads to, which decides who looks for another server when one is lost.
+
+    Attributes
+    ----------
+    ALONE
+        One server: gRPC asks it again.
+    NAME
+        A name of several addresses: gRPC spreads calls over them, and asks the next one.
+    MEMBER
+        One of several servers: the caller goes to another one.
+    """
+
+    ALONE = auto()
+    NAME = auto()
+    MEMBER = auto()
+
+
+def service_config(role: Role = Role.ALONE) -> str:
     """Return the gRPC service config (gRFC A6): what may be called twice is retried, and a full queue is waited for."""
-    return json.dumps(
-        {
-            "methodConfig": [
-                _method_config(_IDEMPOTENT, ["UNAVAILABLE"]),
-                # The server's pushback says how long to wait for a place in its queue.
-                _method_config(_SCORING, ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]),
-            ]
-        }
-    )
+    lost = [] if role is Role.MEMBER else ["UNAVAILABLE"]
+    methods = [
+        # The server's pushback says how long to wait for a place in its queue.
+        _method_config(_SCORING, [*lost, "RESOURCE_EXHAUSTED"]),
+        *([_method_config(_IDEMPOTENT, lost)] if lost else []),
+    ]
+    balancing = {} if role is Role.ALONE else _HEALTHY_ONES
+    return json.dumps({"methodConfig": methods, "retryThrottling": _RETRY_BUDGET, **balancing})
 
 
-def channel_options() -> list[tuple[str, str | int]]:
+def channel_options(role: Role = Role.ALONE) -> list[tuple[str, str | int]]:
     """Return the options of a channel, sync or async."""
+    from importlib.metadata import version  # here and not above, where `import limner` would pay for it
+
     return [
-        ("grpc.service_config", service_config()),
+        ("grpc.service_config", service_config(role)),
+        ("grpc.primary_user_agent", f"limner/{version('limner')}"),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 30_000),
@@ -87,4 +122,8 @@ def channel_options() -> list[tuple[str, str | int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # A rolling restart changes the addresses of a name within seconds; gRPC's own limit is half a minute.
+        *([("grpc.dns_min_time_between_resolutions_ms", 5_000)] if role is Role.NAME else []),
+        # A member that is not connected is taken for away; it must not doze off.
+        *([("grpc.client_idle_timeout_ms", 2**31 - 1)] if role is Role.MEMBER else []),
     ]

@@ -5,9 +5,10 @@ says what went wrong; `limner.aio` shares all three.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import closing
+from contextvars import copy_context
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -16,10 +17,13 @@ import grpc
 
 from limner import channel, requests, wire
 from limner.cohorts import Advance, CohortPlan, Upload
-from limner.endpoint import Endpoint, Tls
+from limner.delivery import Delivery
+from limner.endpoint import Tls
 from limner.errors import DeadlineError, InternalError, NotFoundError, UnavailableError
 from limner.images import Ledger, SendDicom
+from limner.servers import Servers
 from limner.streams import ResultStream
+from limner.token import Token
 from limner.types import (
     Cohort,
     FeatureOptions,
@@ -39,8 +43,9 @@ from limner.types import (
 )
 from limner.v1 import cohort_pb2, model_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import CohortServiceStub
+from limner.v1.feature_pb2 import ExtractFeaturesStreamResponse
 from limner.v1.feature_pb2_grpc import FeatureServiceStub
-from limner.v1.inference_pb2 import PredictResponse
+from limner.v1.inference_pb2 import PredictStreamResponse
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
 from limner.v1.simulation_pb2_grpc import SimulationServiceStub
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
+_R = TypeVar("_R", PredictStreamResponse, ExtractFeaturesStreamResponse)
 _A_co = TypeVar("_A_co", covariant=True)
 
 
@@ -64,7 +70,7 @@ class _Call(Protocol[_A_co]):
 
 
 class Client:
-    """A connection to a Limner server; close it, or use it in a `with` block. Safe to share between threads.
+    """A connection to a Limner server, or to several; close it, or use it in a `with` block. Threads may share it.
 
     Every method raises a `limner.errors.LimnerError`. A `model` is named "name", "name:3" or "name:production"; without
     a version it is the one called `production`, else the highest. Calls that may be made twice are retried.
@@ -72,23 +78,33 @@ class Client:
     Parameters
     ----------
     address
-        "host:port".
+        "host:port"; several servers of one model repository as a list or with commas between; or "dns:///host:port" for
+        all addresses of a name, such as a headless service of Kubernetes. Calls go round those that are serving.
     timeout
         Seconds that a call may take, over 0. Streams (imports, trainings, simulations, `..._stream`) have no limit.
     tls
         How the connection is encrypted, `Tls()` for the authorities of this machine; default: not at all.
+    token
+        The bearer token that says who calls, or a function that returns it for each call, such as
+        `TokenFile("/run/limner/token")`; default: that of the environment variable LIMNER_TOKEN, if there is one. It is
+        sent over TLS, or to this machine itself, and over no other connection.
+    tracing
+        True for an OpenTelemetry span of each call, in the tracer provider that the program has set, and for passing
+        the trace on to the server (`limner[tracing]`).
     """
 
     def __init__(
         self,
-        address: str = channel.DEFAULT_ADDRESS,
+        address: str | Sequence[str] = channel.DEFAULT_ADDRESS,
         *,
         timeout: float = channel.DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
+        token: Token | None = None,
+        tracing: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(address, tls)
+        self._servers = Servers(address, tls, token, tracing)
         self._timeout = timeout
-        self._channel = self._endpoint.open()
+        self._channel = self._servers.open()
         self._cohorts = CohortServiceStub(self._channel)
         self._trainings = TrainingServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
@@ -107,7 +123,7 @@ class Client:
         self._channel.close()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until the server says that it is serving (grpc.health.v1).
+        """Wait until the server, or one of several, says that it is serving (grpc.health.v1).
 
         Raises
         ------
@@ -121,19 +137,20 @@ class Client:
                 if check(b"", timeout=left, wait_for_ready=True) == channel.SERVING:
                     return
             except grpc.RpcError as error:
-                translated = self._endpoint.explain(error)
+                translated = self._servers.explain(error)
                 if not isinstance(translated, DeadlineError | UnavailableError):
                     raise translated from error
             time.sleep(channel.POLL_S)
-        raise self._endpoint.not_ready(timeout)
+        raise self._servers.not_ready(timeout)
 
     # Cohorts
 
     def import_cohort(self, cohort: str, plan: CohortPlan, *, progress: Advance | None = None) -> ImportResult:
         """Add slices to a cohort, creating it if need be.
 
-        Asks first what is there and sends only the rest, so that an interrupted import is resumed by calling again. A
-        slice that cannot be read, or that the server refuses, is listed in the result and stops no other.
+        Asks first what is there and sends only the rest, so that an interrupted import is resumed by calling again; one
+        whose server is lost resumes by itself. A slice that cannot be read, or that the server refuses, is listed in
+        the result and stops no other.
 
         Parameters
         ----------
@@ -142,16 +159,25 @@ class Client:
         progress
             Called with the number of slices done and in all, from another thread.
         """
+        upload = Upload(cohort, plan, self._instances(cohort), progress)
+        patience = channel.Patience()
+        patience.renew()
+        while True:
+            try:
+                reply = self._cohorts.ImportCohort(upload.messages())
+                return wire.import_result(reply, upload)
+            except grpc.RpcError as error:
+                lost = self._servers.explain(error)
+                if not isinstance(lost, UnavailableError):
+                    raise lost from error
+            if upload.resume(self._insist(lambda: self._instances(cohort), patience)):
+                patience.renew()
+
+    def _instances(self, cohort: str) -> tuple[str, ...]:
         try:
-            there = self.cohort(cohort, instances=True).instances
+            return self.cohort(cohort, instances=True).instances
         except NotFoundError:
-            there = ()
-        upload = Upload(cohort, plan, there, progress)
-        try:
-            reply = self._cohorts.ImportCohort(upload.messages())
-        except grpc.RpcError as error:
-            raise self._endpoint.explain(error) from error
-        return wire.import_result(reply, upload.known, upload.refused)
+            return ()
 
     def cohorts(self) -> tuple[Cohort, ...]:
         """Return all cohorts, by name, without instances."""
@@ -253,13 +279,17 @@ class Client:
         """Score any number of images as `predict` does; results come as they are done, the roll-ups at the end.
 
         Of a list or an array several images travel in one message, which is faster; those of an iterator go one by one,
-        as it gives them.
+        as it gives them. Where the server is lost, what it has not answered is sent again.
         """
         ledger = Ledger(ImageResult, send_dicom=send_dicom)
-        messages = chain(
-            [requests.predict_header(model, priority, embedding)], map(requests.predict_images, ledger.parcels(images))
-        )
-        return ResultStream(self._stream(lambda: self._inference.PredictStream(messages)), ledger, wire.image_result)
+        delivery = Delivery(model, ledger.parcels(images))
+
+        def begin() -> _Call[PredictStreamResponse]:
+            header = requests.predict_header(delivery.model, priority, embedding)
+            parcels = map(requests.predict_images, delivery.parcels())
+            return self._inference.PredictStream(chain([header], parcels))
+
+        return ResultStream(self._deliver(begin, delivery), ledger, wire.image_result)
 
     def score(
         self,
@@ -291,15 +321,14 @@ class Client:
             Of a whole run only; an image that cannot be read or scored has its reason in the table of failures.
         """
         # Imported here: it brings pydicom, which takes a third of a second.
-        from limner.scoring.score import Server, score
+        from limner.scoring.calls import kind_of
+        from limner.scoring.fleet import Fleet
+        from limner.scoring.score import score
 
-        call: grpc.UnaryUnaryMultiCallable[bytes, PredictResponse] = self._channel.unary_unary(
-            channel.PREDICT, response_deserializer=PredictResponse.FromString
-        )
-        server = Server(self._endpoint.address, self.model(model), partial(call.future, timeout=self._timeout))
-        return score(
-            server, source, Path(out), options or ScoreOptions(), progress or (lambda _what, _done, _all: None)
-        )
+        options = options or ScoreOptions()
+        found = self.model(model)
+        with Fleet(self._servers, kind_of(options), self._timeout, options.in_flight) as fleet:
+            return score(found, fleet, source, Path(out), options, progress or (lambda _what, _done, _all: None))
 
     def extract_features(
         self, model: str, images: "Images", options: FeatureOptions | None = None, *, send_dicom: SendDicom = False
@@ -316,10 +345,14 @@ class Client:
     ) -> ResultStream[ImageFeatures]:
         """Find the most important channels of any number of images; results come as they are done."""
         ledger = Ledger(ImageFeatures, send_dicom=send_dicom)
-        header = requests.features_header(model, options or FeatureOptions())
-        messages = chain([header], map(requests.features_image, ledger.messages(images)))
-        replies = self._stream(lambda: self._features.ExtractFeaturesStream(messages))
-        return ResultStream(replies, ledger, wire.image_features)
+        delivery = Delivery(model, ([message] for message in ledger.messages(images)))
+
+        def begin() -> _Call[ExtractFeaturesStreamResponse]:
+            header = requests.features_header(delivery.model, options or FeatureOptions())
+            messages = (requests.features_image(message) for (message,) in delivery.parcels())
+            return self._features.ExtractFeaturesStream(chain([header], messages))
+
+        return ResultStream(self._deliver(begin, delivery), ledger, wire.image_features)
 
     # Simulation
 
@@ -357,7 +390,7 @@ class Client:
                 return wire.simulation(reply.result)
             if progress is not None:
                 progress(wire.progress(reply.progress))
-        raise InternalError(f"the server at {self._endpoint.address} ended the simulation without a result")
+        raise InternalError(f"the server at {self._servers.address} ended the simulation without a result")
 
     # Models
 
@@ -395,17 +428,43 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise self._endpoint.explain(error) from error
+            raise self._servers.explain(error, type(request).__name__.removesuffix("Request")) from error
+
+    def _deliver(self, begin: Callable[[], _Call[_R]], delivery: Delivery) -> Generator[_R, None, None]:
+        """As `_stream`, and on with a new one for what was not answered when its server is lost."""
+        while True:
+            try:
+                with closing(self._stream(begin)) as replies:
+                    for reply in replies:
+                        delivery.note(reply)
+                        if isinstance(reply, PredictStreamResponse) and reply.HasField("end") and delivery.resumed:
+                            delivery.mend(reply.end, self.model(delivery.model))
+                        yield reply
+                return
+            except UnavailableError:
+                if not delivery.again():
+                    raise
+            time.sleep(channel.POLL_S)
+
+    def _insist(self, call: Callable[[], _A], patience: channel.Patience) -> _A:
+        """Make a call, again and again while no server is there, as long as the patience lasts."""
+        while True:
+            time.sleep(channel.POLL_S)
+            try:
+                return call()
+            except UnavailableError:
+                if patience.exhausted():
+                    raise
 
     def _stream(self, start: Callable[[], _Call[_A]]) -> Generator[_A, None, None]:
         """Give the messages of a stream, which is cancelled where the caller stops early."""
         # Begun in a thread that Ctrl-C does not reach: gRPC's close waits for ever for a call interrupted as it begins.
         with ThreadPoolExecutor(1) as beginner:
-            call = beginner.submit(start).result()
+            call = beginner.submit(copy_context().run, start).result()
         try:
             yield from call
         except grpc.RpcError as error:
-            raise self._endpoint.explain(error) from error
+            raise self._servers.explain(error) from error
         finally:
             call.cancel()
 

@@ -58,12 +58,14 @@ class CohortPlan:
 
 
 class Upload:
-    """One run of an import: sends what the server does not have, and keeps count of the rest.
+    """An import, in as many calls as it takes: sends what the server does not have, and keeps count of the rest.
 
     Attributes
     ----------
     known
-        Number of slices that were not sent, since the server has them.
+        Number of slices that the server had before.
+    stored
+        Number of slices that calls have stored whose server was lost.
     refused
         Slices that could not be read here.
     """
@@ -73,29 +75,36 @@ class Upload:
         self._plan = plan
         self._there = frozenset(there)
         self._advance = advance
-        self.known = 0
+        self.known = sum(item.instance in self._there for item in plan.slices)
+        self.stored = 0
         self.refused: list[Rejection] = []
 
     def messages(self) -> Iterator[cohort_pb2.ImportCohortRequest]:
         """Give the header, then the slices that are missing there and can be read here."""
         header = cohort_pb2.ImportHeader(cohort=self._cohort, labels=self._plan.labels)
         yield cohort_pb2.ImportCohortRequest(header=header)
+        refused: list[Rejection] = []
+        self.refused = refused  # of this call alone: one that is lost may not have noticed it yet
         for done, item in enumerate(self._plan.slices, start=1):
-            if item.instance in self._there:
-                self.known += 1
-            elif (message := self._read(item)) is not None:
+            if item.instance not in self._there and (message := self._read(item, refused)) is not None:
                 yield cohort_pb2.ImportCohortRequest(slice=message)
             if self._advance is not None:
                 self._advance(done, len(self._plan.slices))
 
-    def _read(self, item: CohortSlice) -> cohort_pb2.CohortSlice | None:
+    def resume(self, there: Collection[str]) -> bool:
+        """Have the next call send what the server does not have now; True if it has more than it had."""
+        before, self._there = self.stored, frozenset(there)
+        self.stored = sum(item.instance in self._there for item in self._plan.slices) - self.known
+        return self.stored > before
+
+    def _read(self, item: CohortSlice, refused: list[Rejection]) -> cohort_pb2.CohortSlice | None:
         try:
             image = load(item.content, item.frame)
             if not isinstance(image, Slice):
                 raise ImageError("content", np.ndarray.__name__, "a Slice or DICOM: a cohort keeps geometry too")
             content = pixels(image)
         except (ImageError, InvalidInputError, OSError) as error:
-            self.refused.append(Rejection(id=item.instance, error=local_failure(error)))
+            refused.append(Rejection(id=item.instance, error=local_failure(error)))
             return None
         return cohort_pb2.CohortSlice(
             instance=item.instance,

@@ -1,21 +1,25 @@
 """Where a server is and how it is reached, plain or by TLS; and when it is not reached, why.
 
-The one place that knows of credentials. The options of a connection are in `limner.channel`.
+The one place that knows of credentials. The options of a connection are in `limner.channel`, several servers in
+`limner.servers`.
 """
 
 import socket
 import ssl
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import grpc
 from grpc import aio
 
-from limner.channel import channel_options
-from limner.errors import InvalidInputError, LimnerError, UnavailableError, from_rpc
+from limner.channel import Role, channel_options
+from limner.errors import InvalidInputError
+from limner.token import Token, secured
 
 # Longest wait for each step of a look at why a server is not reached, in seconds.
 PROBE_S = 2.0
+_UNLIKED = "it ends the connection, as where it wants a client certificate that it knows; Tls(certificate=..., key=...)"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Tls:
         except ssl.SSLError as error:
             raise _wrong("tls.ca", self.ca, "PEM certificates") from error
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's default since 3.13, not gRPC's
+        context.set_alpn_protocols(["h2"])
         if self.certificate is None and self.key is None:
             return context
         if self.certificate is None or self.key is None:
@@ -81,63 +86,80 @@ class Endpoint:
         "host:port".
     tls
         None for a plain connection. Raises what `Tls.context` does.
+    token
+        What says who calls, see `limner.token.secured`, which raises what is wrong with it.
+    tracing
+        Whether calls are traced; ModuleNotFoundError where the extra for it is not installed.
+    role
+        What its channels lead to.
+    host
+        That the certificate must be for; default: the one of the address.
     """
 
-    def __init__(self, address: str, tls: Tls | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: Tls | None,
+        token: Token | None = None,
+        tracing: bool = False,
+        role: Role = Role.ALONE,
+        host: str = "",
+    ) -> None:
         self.address = address
+        self._tracing = import_module("limner.tracing") if tracing else None
         self._context = tls.context() if tls else None
-        self._credentials = tls.credentials() if tls else None
+        self._credentials = secured(address, tls.credentials() if tls else None, token)
+        self._options = [*channel_options(role), *([("grpc.ssl_target_name_override", host)] if host and tls else [])]
+        self._host = host
 
     def open(self) -> grpc.Channel:
         """Return a channel to the server; nothing is sent yet."""
         if self._credentials is None:
-            return grpc.insecure_channel(self.address, channel_options())
-        return grpc.secure_channel(self.address, self._credentials, channel_options())
+            channel = grpc.insecure_channel(self.address, self._options)
+        else:
+            channel = grpc.secure_channel(self.address, self._credentials, self._options)
+        return self._tracing.traced(channel) if self._tracing else channel
 
     def open_async(self) -> aio.Channel:
         """Return a channel for asyncio; nothing is sent yet."""
+        interceptors = self._tracing.interceptors() if self._tracing else ()
         if self._credentials is None:
-            return aio.insecure_channel(self.address, channel_options())
-        return aio.secure_channel(self.address, self._credentials, channel_options())
+            return aio.insecure_channel(self.address, self._options, interceptors=interceptors)
+        return aio.secure_channel(self.address, self._credentials, self._options, interceptors=interceptors)
 
-    def explain(self, error: grpc.RpcError) -> LimnerError:
-        """Translate what a call raised; where it reached no server, looks at what is there, for seconds at most."""
-        translated = from_rpc(error, self.address)
-        if isinstance(translated, UnavailableError) and not translated.request_id and (obstacle := self._obstacle()):
-            return UnavailableError(f"no Limner server answers at {self.address}: {obstacle}")
-        return translated
-
-    def not_ready(self, waited_s: float) -> UnavailableError:
-        """Return the error of having waited for nothing; looks at the server as `explain` does."""
-        obstacle = self._obstacle()
-        reason = f": {obstacle}" if obstacle else ""
-        return UnavailableError(f"no Limner server is ready at {self.address} after {waited_s:g} s{reason}")
-
-    def _obstacle(self) -> str:
+    def obstacle(self) -> str:
         """Return what of TLS stands between here and the server, as a clause; empty where it is something else.
 
         gRPC tells of one of a host's addresses only, and nothing of a certificate that is for another host.
         """
-        host, _, port = self.address.rpartition(":")
-        host = host.strip("[]")
+        host, port = split(self.address)
         try:
-            with socket.create_connection((host, int(port)), PROBE_S) as connection:
-                return _refusal(connection, host, self._context) if self._context else _secrecy(connection)
+            with socket.create_connection((host, port), PROBE_S) as connection:
+                return (
+                    _refusal(connection, self._host or host, self._context) if self._context else _secrecy(connection)
+                )
         except (OSError, ValueError):
             return ""
+
+
+def split(address: str) -> tuple[str, int]:
+    """Return host and port of an address; ValueError where it has none."""
+    host, _, port = address.removeprefix("dns:").lstrip("/").rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _refusal(connection: socket.socket, host: str, context: ssl.SSLContext) -> str:
     """Return why TLS does not come about on a connection; empty where it does."""
     try:
-        context.wrap_socket(connection, server_hostname=host).close()
+        with context.wrap_socket(connection, server_hostname=host) as secure:
+            # A server of HTTP/2 speaks first; gRPC's says not a word where it does not like a certificate.
+            return "" if secure.recv(1) else _UNLIKED
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
             return "it does not speak TLS, and this connection does"
         return f"TLS fails: {error.reason}"
-    return ""
 
 
 def _secrecy(connection: socket.socket) -> str:

@@ -1,5 +1,6 @@
 """The errors that the SDK raises: one family that mirrors the server's, translated from gRPC here and nowhere else."""
 
+import re
 from collections.abc import Iterable
 
 import grpc
@@ -10,6 +11,7 @@ from limner.imaging.errors import ImageError
 from limner.types import Failure
 
 REQUEST_ID = "limner-request-id"
+VERSION = "limner-version"
 
 
 class LimnerError(Exception):
@@ -59,8 +61,20 @@ class WrongStateError(LimnerError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class UnauthenticatedError(LimnerError):
+    """The server does not know who calls: there is no token or certificate, or not a good one; the message says why."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class ForbiddenError(LimnerError, PermissionError):
+    """The server knows who calls, and this is not for that principal; the message names the role or the owner."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class OverloadedError(LimnerError):
-    """The server's queue or disk is full; nothing of the call was kept."""
+    """The server's queue or disk is full, or the caller asks for more than it may; nothing of the call was kept."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -104,12 +118,16 @@ _FAMILY: dict[grpc.StatusCode, type[LimnerError]] = {
         DeadlineError,
         CancelledError,
         InternalError,
+        ForbiddenError,
     )
 }
+_HOW_TO_SAY_WHO = "give Client(token=...), LIMNER_TOKEN or limner --token-file, or a certificate in Tls(...)"
+_PLUGIN_FAILED = "Getting metadata from plugin failed with error: "
+"""How gRPC begins to tell of what `limner.token` could not get."""
 
 
-def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
-    """Translate what a synchronous or asynchronous call to `address` raised."""
+def from_rpc(error: grpc.RpcError, address: str, call: str = "") -> LimnerError:
+    """Translate what a synchronous or asynchronous call to `address` raised; `call` is its name, where it is known."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return LimnerError(f"{address}: {error}")
     code, details = error.code(), error.details() or ""
@@ -120,17 +138,41 @@ def from_rpc(error: grpc.RpcError, address: str) -> LimnerError:
             status = rpc_status.from_call(error)  # type: ignore[arg-type]
             field, _, expected = _violation(status) if status else ("", "", "")
             return InvalidInputError(details, field=field, expected=expected, request_id=request_id)
+        case grpc.StatusCode.UNAVAILABLE if details.startswith(_PLUGIN_FAILED):
+            return UnauthenticatedError(details.removeprefix(_PLUGIN_FAILED))
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return UnauthenticatedError(f"{details}; {_HOW_TO_SAY_WHO}", request_id=request_id)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.INTERNAL if not request_id:
             # A proxy that loses its server in the middle of a stream says INTERNAL; a server that says it gives an id.
             return UnavailableError(f"no Limner server answers at {address} ({details})")
         case grpc.StatusCode.UNAVAILABLE:
             return UnavailableError(f"the server at {address} is going away: {details}", request_id=request_id)
         case grpc.StatusCode.UNIMPLEMENTED:
-            return UnsupportedError(f"the server at {address} does not know this call ({details})")
+            named = f"this call, {call}" if call else "this call"
+            reason = _why_unknown(trailer.get(VERSION, ""), details)
+            return UnsupportedError(f"the server at {address} does not know {named}: {reason}", request_id=request_id)
         case grpc.StatusCode.DEADLINE_EXCEEDED if not request_id:
             return DeadlineError(f"no answer from {address} within the timeout")
         case _:
             return _FAMILY.get(code, LimnerError)(details or str(code), request_id=request_id)
+
+
+def _why_unknown(theirs: str, details: str) -> str:
+    """Say who has to be upgraded, from the version that the server tells; before 0.1 it told none."""
+    from importlib.metadata import version  # seldom needed, and slow to import
+
+    ours = version("limner")
+    if not theirs:
+        return f"it is older than this client ({ours}), and to be upgraded, or it is another service ({details})"
+    if _numbers(theirs) < _numbers(ours):
+        return f"it is Limner {theirs}, older than this client ({ours}); upgrade the server"
+    if _numbers(theirs) > _numbers(ours):
+        return f"it is Limner {theirs}, newer than this client ({ours}); upgrade the client"
+    return f"it is Limner {theirs}, as this client ({details})"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"[0-9]+", version)[:3]))
 
 
 def wrong_input(field: str, found: str, expected: str) -> InvalidInputError:

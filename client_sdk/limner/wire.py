@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from limner import types
+from limner.cohorts import Upload
 from limner.errors import failure
 from limner.images import Ledger
 from limner.imaging.grid import Grid
@@ -114,10 +115,8 @@ def cohorts(reply: cohort_pb2.ListCohortsResponse) -> tuple[types.Cohort, ...]:
     return tuple(map(cohort, reply.cohorts))
 
 
-def import_result(
-    reply: cohort_pb2.ImportCohortResponse, known: int, refused_here: Sequence[types.Rejection]
-) -> types.ImportResult:
-    """Translate what became of an import, with the `known` slices that were not sent and those refused here."""
+def import_result(reply: cohort_pb2.ImportCohortResponse, upload: Upload) -> types.ImportResult:
+    """Translate what became of an import, with what its last call did not send."""
     refused_there = (
         types.Rejection(id=item.id, error=error)
         for item in reply.rejected
@@ -125,9 +124,9 @@ def import_result(
     )
     return types.ImportResult(
         cohort=cohort(reply.cohort),
-        added=reply.added,
-        unchanged=reply.unchanged + known,
-        rejected=(*refused_here, *refused_there),
+        added=reply.added + upload.stored,
+        unchanged=reply.unchanged + upload.known,
+        rejected=(*upload.refused, *refused_there),
     )
 
 

@@ -42,13 +42,44 @@ class WrongStateError(LimnerError):
 
 
 class QueueFullError(LimnerError):
-    """The executor holds as many images as it may; `retry_after_s` says when to try again."""
+    """The executor takes no more for now; `retry_after_s` says when to try again."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
+    def __init__(self, reason: str, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(f"the queue holds its limit of {limit} images; try again in {retry_after_s:.2g} s")
+        super().__init__(f"{reason}; try again in {retry_after_s:.2g} s")
+
+
+class UnauthenticatedError(LimnerError):
+    """The caller has not proven who it is; says what is missing or wrong, and never what was shown."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class ForbiddenError(LimnerError):
+    """The caller is known and may not do this; names who it is and the role, or the owner, that may."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class RateLimitError(LimnerError):
+    """The caller asks more often than it may; `retry_after_s` says when to try again."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, limit: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"you may ask for {limit}; try again in {retry_after_s:.2g} s")
+
+
+class MessageTooLargeError(LimnerError):
+    """The message is larger than its caller may send; trying again will not help."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, size: int, limit_mb: float) -> None:
+        super().__init__(f"the message has {size:,} bytes; yours may have {limit_mb:g} MiB")
 
 
 class StorageFullError(LimnerError):
@@ -73,3 +104,7 @@ class EngineError(LimnerError):
     """The forward pass of a batch failed; the text stays in the server's log."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class LeftOffError(Exception):
+    """A job was told to leave off, and has kept where it is: not a failure, and nobody's answer."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
-from limner_server.errors import InvalidInputError, NotFoundError, WrongStateError
+from limner_server.errors import InvalidInputError, NotFoundError, QueueFullError, WrongStateError
 from limner_server.executor.engine import Item, Output
-from limner_server.executor.executor import Executor
+from limner_server.executor.executor import Executor, Places
 from limner_server.executor.torchscript import TorchScriptEngine
 from limner_server.executor.triton import TritonEngine
 from limner_server.executor.triton_client import TritonClient
@@ -27,7 +27,7 @@ from limner_server.networks.repository import ModelRepository
 from limner_server.settings import Settings
 from limner_server.state.aliases import AliasStore
 from limner_server.state.loaded import LoadedStore
-from limner_server.statistics import Statistics
+from limner_server.statistics import Reason, Statistics, Trace
 
 DEFAULT_ALIAS = "production"
 RESOLVE_AGAIN_S = 0.5
@@ -48,17 +48,35 @@ class ServedModel:
     """One loaded version: card, mean of each channel over its cohort, executor, and what it has answered so far."""
 
     def __init__(
-        self, version: Version, card: ModelCard, channel_means: Mapping[str, NDArray[np.float32]], executor: Executor
+        self,
+        version: Version,
+        card: ModelCard,
+        channel_means: Mapping[str, NDArray[np.float32]],
+        executor: Executor,
+        trace: Trace | None = None,
     ) -> None:
         self.version = version
         self.card = card
         self.grid = card.grid
         self.channel_means = channel_means
         self.executor = executor
-        self.statistics = Statistics()
+        self.statistics = Statistics(trace=trace)
         self._mailbox = _Mailbox()
 
-    async def run(self, item: Item, priority: int = 0, deadline: float | None = None) -> Output:
+    @contextlib.contextmanager
+    def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator[Places]:
+        """Keep places for all images of a call, as the executor does; each image that it refuses counts as failed."""
+        with contextlib.ExitStack() as stack:
+            try:
+                places = stack.enter_context(self.executor.admitted(images, priority, deadline))
+            except QueueFullError:
+                self.statistics.failures[Reason.QUEUE_FULL].count += images
+                raise
+            yield places
+
+    async def run(
+        self, item: Item, priority: int = 0, deadline: float | None = None, places: Places | None = None
+    ) -> Output:
         """Run one item in the next batch, on the event loop that first did. Cancelling drops it if it still waits.
 
         Raises
@@ -66,7 +84,7 @@ class ServedModel:
         QueueFullError, DeadlineError, EngineError, InvalidInputError, UnavailableError
             As the executor does.
         """
-        work = self.executor.submit(item, priority, deadline)
+        work = self.executor.submit(item, priority, deadline, places)
         answer = asyncio.get_running_loop().create_future()
         work.add_done_callback(lambda done: self._mailbox.post(answer, done))
         try:
@@ -109,13 +127,20 @@ class ModelPool:
     """All models of a repository, and those of them that are loaded. All methods belong to the event loop's thread."""
 
     def __init__(
-        self, repository: ModelRepository, aliases: AliasStore, holdings: LoadedStore, settings: Settings, device: str
+        self,
+        repository: ModelRepository,
+        aliases: AliasStore,
+        holdings: LoadedStore,
+        settings: Settings,
+        device: str,
+        trace: Trace | None = None,
     ) -> None:
         self.repository = repository
         self._aliases = aliases
         self._holdings = holdings
         self._settings = settings
         self._device = device
+        self._trace = trace
         self._loaded: dict[Version, ServedModel] = {}
         self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
         self._loading: dict[Version, asyncio.Task[ServedModel]] = {}
@@ -158,6 +183,11 @@ class ModelPool:
     def is_loaded(self, version: Version) -> bool:
         """Whether a version is in an executor."""
         return version in self._loaded
+
+    @property
+    def loaded(self) -> list[ServedModel]:
+        """The versions that are in an executor now; of all methods here this one may be called from any thread."""
+        return list(self._loaded.values())
 
     @property
     def healthy(self) -> bool:
@@ -242,8 +272,9 @@ class ModelPool:
             settings.max_batch_size,
             settings.max_queue_delay_ms / 1e3,
             settings.max_queue_images,
+            settings.max_queue_ms / 1e3,
         )
-        return ServedModel(version, card, engine.channel_means, executor)
+        return ServedModel(version, card, engine.channel_means, executor, self._trace)
 
     def _engine(self, version: Version, card: ModelCard, artifact: Path) -> TorchScriptEngine | TritonEngine:
         settings = self._settings

@@ -1,20 +1,59 @@
 """What one loaded version has answered so far, by the definitions of Triton's statistics extension.
 
-Fed by every front, read by `rpc.open_inference`. A request is one call of ModelInfer, however many images it holds, or
-one image of `limner.v1`; it counts from when the executor has been asked. Belongs to the event loop's thread.
+Fed by every front, read by `rpc.open_inference` and `telemetry`. A request is one call of ModelInfer, however many
+images it holds, or one image of `limner.v1`; it counts from when its model has been found. Counted on the event loop's
+thread, read from any.
 (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md)
 """
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import TracebackType
 
+from limner.imaging.errors import ImageError
+from limner_server.errors import DeadlineError, EngineError, LimnerError, QueueFullError, UnavailableError
 from limner_server.executor.engine import Output
 
 _NS = 1_000_000_000
+
+BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the classes that times are counted in, in seconds; one more class has what took longer."""
+
+Trace = Callable[[Sequence[Output], int, int, int, int], None]
+
+_BOUNDS_NS = tuple(int(bound * _NS) for bound in BOUNDS_S)
+
+
+class Reason(StrEnum):
+    """Why a request was not answered."""
+
+    INVALID = "invalid"
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    UNAVAILABLE = "unavailable"
+    ENGINE = "engine"
+    INTERNAL = "internal"
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Reason":
+        """Reason of what was raised; what else of the family of errors a caller is told is about his input."""
+        return next((reason for kinds, reason in _REASONS if isinstance(error, kinds)), cls.INTERNAL)
+
+
+_REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Reason], ...] = (
+    (QueueFullError, Reason.QUEUE_FULL),
+    (DeadlineError, Reason.DEADLINE),
+    (UnavailableError, Reason.UNAVAILABLE),
+    (EngineError, Reason.ENGINE),
+    ((LimnerError, ImageError), Reason.INVALID),
+    (asyncio.CancelledError, Reason.CANCELLED),
+)
 
 
 @dataclass(slots=True)
@@ -28,6 +67,32 @@ class Duration:
         """Count it once more."""
         self.count += 1
         self.ns += ns
+
+
+@dataclass(slots=True)
+class Spread:
+    """A duration of which is known, too, how often it took how long.
+
+    Attributes
+    ----------
+    classes
+        How often it took at most the bound of `BOUNDS_S` of the same place, and more than the one before.
+    ns
+        How long it took in all, in nanoseconds.
+    """
+
+    classes: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS_NS) + 1))
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Count it once more."""
+        self.classes[bisect_left(_BOUNDS_NS, ns)] += 1
+        self.ns += ns
+
+    @property
+    def count(self) -> int:
+        """How often it happened."""
+        return sum(self.classes)
 
 
 @dataclass(slots=True)
@@ -46,8 +111,10 @@ class Statistics:
 
     Attributes
     ----------
-    success, fail, cancel
-        Requests by their end, and how long each took in all.
+    success
+        Requests that were answered, and how long each took in all.
+    failures
+        The others, by reason.
     queue
         How long they waited for their batch; of a request of several images, as its slowest one.
     compute_input, compute_infer, compute_output
@@ -58,29 +125,36 @@ class Statistics:
         Those images by the size of the batch that each was in.
     last_inference_ms
         When the last of them succeeded, in ms since the epoch; 0: never.
+    trace
+        Called with the outputs of each request that is answered, and when, by `time.perf_counter_ns`, it began, was
+        read, was answered and ended.
     """
 
     success: Duration = field(default_factory=Duration)
-    fail: Duration = field(default_factory=Duration)
-    cancel: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
+    failures: dict[Reason, Duration] = field(default_factory=lambda: {reason: Duration() for reason in Reason})
+    queue: Spread = field(default_factory=Spread)
+    compute_input: Spread = field(default_factory=Spread)
+    compute_infer: Spread = field(default_factory=Spread)
+    compute_output: Spread = field(default_factory=Spread)
     inferences: int = 0
     batches: defaultdict[int, BatchStatistics] = field(default_factory=lambda: defaultdict(BatchStatistics))
     last_inference_ms: int = 0
+    trace: Trace | None = None
 
-    def request(self, arrived_ns: int | None = None) -> "Request":
-        """Count what the `with` block of the result does as a request that arrived then, by `time.perf_counter_ns`."""
-        return Request(self, arrived_ns)
+    @property
+    def fail(self) -> Duration:
+        """Requests that were neither answered nor cancelled."""
+        failed = [duration for reason, duration in self.failures.items() if reason is not Reason.CANCELLED]
+        return Duration(sum(each.count for each in failed), sum(each.ns for each in failed))
 
-    async def image(self, answer: Awaitable[Output]) -> Output:
-        """Await the answer to one image, and count it as a request."""
-        with self.request() as request:
-            output = await answer
-            request.answered((output,))
-        return output
+    @property
+    def cancel(self) -> Duration:
+        """Requests whose caller has left."""
+        return self.failures[Reason.CANCELLED]
+
+    def request(self) -> "Request":
+        """Count what the `with` block of the result does as a request."""
+        return Request(self)
 
     def succeeded(self, outputs: Sequence[Output], input_ns: int, output_ns: int, total_ns: int) -> None:
         """Count a request that was answered."""
@@ -102,18 +176,20 @@ class Statistics:
 
 
 class Request:
-    """One request on its way: its tensors read before the block, `answered` by the executor, its reply built after."""
+    """One request: the block reads its tensors, notes that with `read`, then `answered`, and writes the reply."""
 
-    __slots__ = ("_answered_ns", "_arrived_ns", "_began_ns", "_outputs", "_statistics")
+    __slots__ = ("_answered_ns", "_began_ns", "_outputs", "_read_ns", "_statistics")
 
-    def __init__(self, statistics: Statistics, arrived_ns: int | None) -> None:
+    def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics
-        self._began_ns = time.perf_counter_ns()
-        self._arrived_ns = self._began_ns if arrived_ns is None else arrived_ns
+        self._began_ns = self._read_ns = self._answered_ns = time.perf_counter_ns()
         self._outputs: Sequence[Output] = ()
-        self._answered_ns = 0
 
-    def answered(self, outputs: Sequence[Output]) -> None:
+    def read(self) -> None:
+        """Note that the tensors have been read; next the executor is asked."""
+        self._read_ns = time.perf_counter_ns()
+
+    def answered(self, *outputs: Output) -> None:
         """Note the outputs, one or more; what is left of the block writes the reply."""
         self._outputs = outputs
         self._answered_ns = time.perf_counter_ns()
@@ -125,11 +201,11 @@ class Request:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended_ns = time.perf_counter_ns()
-        total_ns = ended_ns - self._arrived_ns
-        if kind is None:
-            input_ns, output_ns = self._began_ns - self._arrived_ns, ended_ns - self._answered_ns
-            self._statistics.succeeded(self._outputs, input_ns, output_ns, total_ns)
-        elif issubclass(kind, asyncio.CancelledError):
-            self._statistics.cancel.add(total_ns)
-        else:
-            self._statistics.fail.add(total_ns)
+        total_ns = ended_ns - self._began_ns
+        if error is not None:
+            self._statistics.failures[Reason.of(error)].add(total_ns)
+            return
+        input_ns, output_ns = self._read_ns - self._began_ns, ended_ns - self._answered_ns
+        self._statistics.succeeded(self._outputs, input_ns, output_ns, total_ns)
+        if self._statistics.trace is not None:
+            self._statistics.trace(self._outputs, self._began_ns, self._read_ns, self._answered_ns, ended_ns)

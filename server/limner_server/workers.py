@@ -17,10 +17,14 @@ import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Iterator
 
+from prometheus_client import CollectorRegistry
+
 from limner_server.jobs.process import hold_leash
-from limner_server.serve import serve
+from limner_server.serve import Announce, serve
 from limner_server.settings import Settings
-from limner_server.telemetry import logs
+from limner_server.telemetry import logs, page
+from limner_server.telemetry.machine import register_machine
+from limner_server.telemetry.workers import WorkerPages
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -29,8 +33,8 @@ STEADY_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-def supervise(settings: Settings, announce: Callable[[int], None]) -> None:
-    """Keep `settings.workers` workers until told to stop; `announce` is called with the port once all of them serve.
+def supervise(settings: Settings, announce: Announce) -> None:
+    """Keep `settings.workers` workers until told to stop; `announce` is called once all of them serve.
 
     A worker that dies is replaced, after a pause that doubles while it happens again and again. One that cannot even
     start ends the whole, with its exit status, unless the service has been announced: then it counts as dead.
@@ -38,11 +42,21 @@ def supervise(settings: Settings, announce: Callable[[int], None]) -> None:
     logs.configure(settings.log_level)
     try:
         with reserved_port(settings.host, settings.port) as port:
-            supervisor = _Supervisor(settings.model_copy(update={"port": port}))
-            status = asyncio.run(supervisor.run(lambda: announce(port)))
+            pages, metrics_port = WorkerPages(), None
+            if settings.metrics_port is not None:
+                metrics_port = _serve_metrics(settings.metrics_host, settings.metrics_port, pages)
+            supervisor = _Supervisor(settings.model_copy(update={"port": port}), pages)
+            status = asyncio.run(supervisor.run(lambda: announce(port, metrics_port)))
     except OSError as error:
         sys.exit(f"limner-server: {error}")
     sys.exit(status)
+
+
+def _serve_metrics(host: str, port: int, pages: WorkerPages) -> int:
+    registry = CollectorRegistry()
+    registry.register(pages)
+    register_machine(registry)
+    return page.serve(host, port, registry)
 
 
 @contextlib.contextmanager
@@ -76,8 +90,9 @@ class _NotStartedError(Exception):
 class _Supervisor:
     """Keeps the workers of one service."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pages: WorkerPages) -> None:
         self._number = settings.workers
+        self._pages = pages
         self._settings = settings.model_dump_json().encode() + b"\n"
         self._stopping = asyncio.Event()
         self._processes: set[Process] = set()
@@ -115,12 +130,16 @@ class _Supervisor:
         return process
 
     async def _spawn(self) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "limner_server.workers"),
-            stdin=PIPE,
-            stdout=PIPE,
-            start_new_session=True,  # Ctrl-C in a terminal is the supervisor's to pass on
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "limner_server.workers", str(theirs.fileno())),
+                stdin=PIPE,
+                stdout=PIPE,
+                start_new_session=True,  # Ctrl-C in a terminal is the supervisor's to pass on
+                pass_fds=(theirs.fileno(),),
+            )
+        self._pages.add(process.pid, ours)
         self._processes.add(process)
         if self._stopping.is_set():
             process.terminate()
@@ -136,6 +155,7 @@ class _Supervisor:
             born = loop.time()
             status = await worker.wait()
             self._processes.discard(worker)
+            await asyncio.to_thread(self._pages.drop, worker.pid)
             if self._stopping.is_set():
                 return status
             if loop.time() - born > STEADY_S:
@@ -154,12 +174,12 @@ def _work() -> None:
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=hold_leash, daemon=True).start()
 
-    def announce(_port: int) -> None:
+    def announce(*_: int | None) -> None:
         print("serving", flush=True)
         # Nobody reads on; what a library prints goes where the logs go.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    serve(settings, announce)
+    serve(settings, announce, socket.socket(fileno=int(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from limner.v1.training_pb2_grpc import TrainingServiceStub
 from limner_server.settings import Settings
 from limner_server.workers import reserved_port
 from tests.e2e.phantoms import import_phantom
+from tests.e2e.test_standard import Watch
 from tests.live import LiveServer
 
 WORKERS = 2
@@ -187,7 +188,7 @@ def test_any_worker_cancels_a_training(service: Service, phantom: Path, key: byt
 def test_a_port_that_workers_hold_is_taken(service: Service, tmp_path: Path) -> None:
     port = service.address.rpartition(":")[2]
     ended = run(f"--port={port}", "--workers=2", f"--data-dir={tmp_path}")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -195,10 +196,11 @@ def test_a_port_that_workers_hold_is_taken(service: Service, tmp_path: Path) -> 
 def test_stopping_drains_every_worker(service: Service) -> None:
     processes = [service.supervisor(), *service.workers()]
     stubs: list[Any] = [health_pb2_grpc.HealthStub(line) for line in service.lines().values()]  # Watch is not in types
-    watches = [stub.Watch(health_pb2.HealthCheckRequest()) for stub in stubs]
-    assert [next(watch).status for watch in watches] == [HEALTH.SERVING] * WORKERS
+    watches = [Watch(stub.Watch(health_pb2.HealthCheckRequest())) for stub in stubs]
+    for watch in watches:
+        watch.first.wait(30)
     assert service.stop() == 0
-    assert [next(watch).status for watch in watches] == [HEALTH.NOT_SERVING] * WORKERS
+    assert [watch.to_its_end() for watch in watches] == [[HEALTH.SERVING, HEALTH.NOT_SERVING]] * WORKERS
     assert not any(process.is_running() for process in processes)
     assert "Traceback" not in service.log()
 

@@ -12,15 +12,15 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
-        self.certificate, self._key = folder / "ca.pem", folder / "ca.key"
-        self._request("authority", self.certificate, self._key, "-addext", "keyUsage=critical,keyCertSign")
+        self.certificate, self.key = folder / "ca.pem", folder / "ca.key"
+        self._request("authority", self.certificate, self.key, "-addext", "keyUsage=critical,keyCertSign")
 
-    def sign(self, name: str, hosts: str = "DNS:localhost,IP:127.0.0.1") -> tuple[Path, Path]:
-        """Return a certificate and its key."""
+    def sign(self, name: str, hosts: str = "DNS:localhost,IP:127.0.0.1", common_name: str = "") -> tuple[Path, Path]:
+        """Return a certificate and its key: for `hosts`, as openssl writes them, and a common name, default `name`."""
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
-        signer = ("-CA", str(self.certificate), "-CAkey", str(self._key))
-        names = ("-addext", f"subjectAltName={hosts}", "-addext", "basicConstraints=CA:FALSE")
-        self._request(name, certificate, key, *signer, *names)
+        signer = ("-CA", str(self.certificate), "-CAkey", str(self.key))
+        extensions = ("-addext", f"subjectAltName={hosts}", "-addext", "basicConstraints=CA:FALSE")
+        self._request(common_name or name, certificate, key, *signer, *extensions)
         return certificate, key
 
     def _request(self, name: str, certificate: Path, key: Path, *flags: str) -> None:

@@ -112,7 +112,7 @@ def send(port: int, paths: list[Path]) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("server")) as live:
+    with LiveServer(tmp_path_factory.mktemp("server"), metrics_port=0, log_level="debug") as live:
         publish_untrained(live.model_repository, "model", size=32)
         yield live
 
@@ -136,6 +136,7 @@ def assert_private(wire: Recorder, server: LiveServer, study: list[Path]) -> Non
     with triton.InferenceServerClient(server.address) as client:
         told = client.get_inference_statistics(as_json=True), client.get_model_repository_index(as_json=True)
     assert found(str(told).encode()) == set()
+    assert found(server.metrics().encode()) == set()
 
 
 def test_the_gateway_sends_pixels_and_takes_the_names_from_its_own_copy(

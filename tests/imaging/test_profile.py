@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
 from highdicom.legacy import LegacyConvertedEnhancedMRImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import JPEG2000, SecondaryCaptureImageStorage, generate_uid
 
 from limner.imaging import ImageError, Pseudonymiser, Retain, decode, deidentified
-from limner.imaging.profile import BASIC, _table, encoded, method
+from limner.imaging.profile import BASIC, EDITION, _table, encoded, method
 from tests.imaging.builders import DATA, SMALL, TRANSVERSE, content, enhanced_mr, item, items, mr_instance
 from tests.imaging.conformance import assert_valid_dicom, dicom_errors
 from tests.imaging.malformed import relabelled
@@ -51,6 +52,19 @@ def planted(depth: int = 1) -> Dataset:
     for unknown in (0x00089999, 0x50000010, 0x60003000, 0x60004000):
         dataset.add_new(unknown, "LO", "SECRET")
     return dataset
+
+
+def test_the_table_is_that_of_a_package_that_is_kept_up() -> None:
+    found = dicom_anonymization_database_selector(f"dicomfields_{EDITION}")
+    groups = {name.removesuffix("_TAGS"): tags for name, tags in found.items()}
+    codes = {"Z_D": "Z/D", "X_Z": "X/Z", "X_D": "X/D", "X_Z_D": "X/Z/D", "X_Z_U_STAR": "X/Z/U*"}
+    theirs = {
+        tag[0] << 16 | tag[1]: codes.get(name, name)
+        for name, tags in groups.items()
+        for tag in tags
+        if name != "ALL" and len(tag) == 2
+    }
+    assert _table() == theirs
 
 
 @pytest.mark.parametrize("make", [mr_instance, enhanced_mr])

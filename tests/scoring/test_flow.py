@@ -1,21 +1,24 @@
 """To the server and back, where servers are lost, full, slow or wrong: each image is answered once in the end."""
 
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from google.rpc import code_pb2
 
 from limner import Image, errors, types
+from limner.scoring.calls import kind_of
+from limner.scoring.fleet import Fleet
 from limner.scoring.flow import Answer, Flow
 from limner.scoring.sources import Item, given
+from limner.servers import Servers
+from limner.types import ScoreOptions
 from limner.v1 import common_pb2, inference_pb2
 from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server as add_inference
 from tests.sdk.servers import IDENTITY, Inference, refuse, serving
@@ -31,22 +34,11 @@ def arrays(count: int) -> Iterator[Item]:
 def answers_of(
     address: str, items: Iterator[Item], timeout: float = 20.0, in_flight: int = 64, patience_s: float = 20.0
 ) -> list[Answer]:
-    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(1) as reader:
-        call: Any = channel.unary_unary(
-            "/limner.v1.InferenceService/Predict",
-            response_deserializer=inference_pb2.PredictResponse.FromString,
-        )
-        flow = Flow(
-            MODEL,
-            partial(call.future, timeout=timeout),
-            address,
-            reader,
-            ahead=4,
-            priority=0,
-            embeddings=False,
-            in_flight=in_flight,
-            patience_s=patience_s,
-        )
+    with (
+        Fleet(Servers(address, None), kind_of(ScoreOptions()), timeout, in_flight) as fleet,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        flow = Flow(MODEL, fleet, reader, ahead=4, patience_s=patience_s)
         return [answer for some in flow.answers(items) for answer in some]
 
 
@@ -286,3 +278,104 @@ def test_less_is_sent_to_a_server_that_does_not_answer_in_time() -> None:
         answers = answers_of(address, arrays(200), timeout=0.6, in_flight=256)
     assert_each_once(answers, 200)
     assert all(result.ok for _, result in answers)
+
+
+def lagging(seconds: float) -> Troubled:
+    return Troubled(lambda *_: time.sleep(seconds))
+
+
+def test_a_fast_server_gets_more_than_a_slow_one() -> None:
+    fast, slow = lagging(0.0), lagging(0.2)
+    with serving(add_inference, fast) as one, serving(add_inference, slow) as other:
+        answers = answers_of(f"{one},{other}", arrays(800), in_flight=32)
+    assert_each_once(answers, 800)
+    assert len(fast.seen) > 2 * len(slow.seen) > 0
+
+
+def test_what_a_lost_server_owes_goes_to_the_others() -> None:
+    slow, other = lagging(0.1), lagging(0.02)
+    answers: list[Answer] = []
+    with serving(add_inference, other) as two:
+        with serving(add_inference, slow) as one:
+            thread = threading.Thread(target=lambda: answers.extend(answers_of(f"{one},{two}", arrays(1500))))
+            thread.start()
+            while not slow.seen:
+                time.sleep(0.001)
+        thread.join(60)
+    assert_each_once(answers, 1500)
+    assert all(result.ok for _, result in answers)
+    assert len(slow.seen) < len(other.seen)
+
+
+def test_a_server_that_hangs_costs_no_image() -> None:
+    def hang(number: int, request: Any, context: Any) -> None:
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        gone.wait(30)
+
+    hanging = Troubled(hang)
+    with serving(add_inference, hanging) as one, serving(add_inference, Inference()) as two:
+        answers = answers_of(f"{one},{two}", arrays(200), timeout=0.5)
+    assert_each_once(answers, 200)
+    assert all(result.ok for _, result in answers)
+    assert hanging.most
+
+
+def test_the_server_is_named_that_lacks_the_model() -> None:
+    trouble = lambda _number, _request, context: refuse(context, code_pb2.NOT_FOUND, "no model 'm'")  # noqa: E731
+    with (
+        serving(add_inference, Troubled(trouble)) as one,
+        serving(add_inference, lagging(0.05)) as two,
+        pytest.raises(errors.NotFoundError, match=f"^{one}: no model 'm'$"),
+    ):
+        answers_of(f"{one},{two}", arrays(500))
+
+
+def test_a_fleet_that_is_closed_ends_the_run() -> None:
+    with serving(add_inference, lagging(0.05)) as address:
+        fleet = Fleet(Servers(address, None), kind_of(ScoreOptions()), 20, 64)
+
+        def closing() -> Iterator[Item]:
+            for item in arrays(1000):
+                if item.position == 300:
+                    threading.Thread(target=fleet.close).start()
+                yield item
+
+        with ThreadPoolExecutor(1) as reader:
+            flow = Flow(MODEL, fleet, reader, ahead=4, patience_s=20)
+            with pytest.raises(errors.CancelledError, match="the run was stopped"):
+                list(flow.answers(closing()))
+
+
+def test_the_addresses_of_a_name_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a headless service, where servers that are replaced come back under other addresses."""
+    hosts = ["127.0.0.1"]
+
+    def look_up(_host: str, port: int, **_how: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    monkeypatch.setattr("limner.scoring.fleet.LOOK_UP_S", 0.05)
+    monkeypatch.setattr("limner.servers.socket.getaddrinfo", look_up)
+    first, second = Inference(), Inference()
+    with serving(add_inference, first) as address:
+        port = int(address.rpartition(":")[2])
+        with serving(add_inference, second, port, host="127.0.0.2"):
+
+            def moved() -> Iterator[Item]:
+                for item in arrays(10_000):
+                    if item.position == 200:
+                        hosts[:] = ["127.0.0.2"]
+                    if second.seen:
+                        return
+                    yield item
+
+            answers = answers_of(f"dns:///limner-headless:{port}", moved())
+    assert_each_once(answers, len(answers))
+    assert all(result.ok for _, result in answers)
+    assert first.seen
+    assert second.seen
+
+
+def test_a_name_that_stands_for_nothing_is_told() -> None:
+    with pytest.raises(errors.UnavailableError, match=r"nowhere\.invalid cannot be looked up"):
+        answers_of("dns:///nowhere.invalid:8500", arrays(1))

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 from limner import AsyncClient, Client, Image
 from limner.errors import InvalidInputError, NotFoundError, WrongStateError
 from limner.imaging import decode
-from limner.types import FeatureOptions, ImageResult, ScoreOptions, TableFormat
+from limner.scoring.merge import merge
+from limner.types import FeatureOptions, ImageResult, ImportanceMethod, ScoreOptions, Scores, TableFormat
 from tests.live import LiveServer
 from tests.scoring.tables import TABLES, assert_same_tables, read
 
@@ -268,3 +269,108 @@ def test_progress_is_told(client: Client, untrained: str, phantom: Path, tmp_pat
     assert scoring[0] == (0, 72)
     assert scoring[-1] == (72, 72)
     assert [done for done, _ in scoring] == sorted(done for done, _ in scoring)
+
+
+def test_features_are_those_that_are_extracted(client: Client, untrained: str, mixed: Path, tmp_path: Path) -> None:
+    options = EVERY.model_copy(update={"features": ("layer1", "layer4"), "embeddings": True})
+    scores = client.score(untrained, mixed, tmp_path / "run", options)
+    rows = read(tmp_path / "run" / "images.csv")
+    files = {name: load_file(tmp_path / "run" / f"features-{name}.safetensors")[name] for name in options.features}
+    assert {name: found.shape for name, found in files.items()} == {
+        "layer1": (scores.images, 64),
+        "layer4": (scores.images, 512),
+    }
+    scored = [index for index, row in enumerate(rows) if not row["error"]]
+    images = [Image(rows[index]["path"]) for index in scored]
+    wanted = FeatureOptions(layers=options.features, top_k=512, embedding=True)
+    embeddings = load_file(tmp_path / "run" / "embeddings.safetensors")["embedding"]
+    for index, result in zip(scored, client.extract_features_stream(untrained, images, wanted), strict=True):
+        assert result.embedding == pytest.approx(embeddings[index], abs=1e-4)
+        assert float(rows[index]["p_yes"]) == pytest.approx(result.prediction.probabilities[1], abs=1e-4)
+        for layer in result.layers:
+            expected = {channel.index: channel.importance for channel in layer.top}
+            assert len(expected) == layer.channels
+            found = dict(enumerate(files[layer.layer][index]))
+            assert found == pytest.approx(expected, rel=1e-2, abs=1e-4)
+    (failed,) = (index for index, row in enumerate(rows) if row["error"])
+    assert np.isnan(files["layer4"][failed]).all()
+    with safe_open(tmp_path / "run" / "features-layer4.safetensors", "np") as file:
+        assert file.metadata() == {
+            "model": scores.model.digest,
+            "source": file.metadata()["source"],
+            "method": "gradient_x_deviation",
+        }
+    other = RESUME.model_copy(update={"embeddings": True, "features": ("layer4",), "method": "activation"})
+    with pytest.raises(InvalidInputError, match=r"features is layer4, activation; expected layer1, layer4, gradient"):
+        client.score(untrained, mixed, tmp_path / "run", other)
+
+
+def test_the_features_of_shards_are_merged(client: Client, untrained: str, tmp_path: Path) -> None:
+    options = ScoreOptions(features=("stem",), method=ImportanceMethod.ACTIVATION)
+    client.score(untrained, noise(7), tmp_path / "whole", options)
+    parts = [tmp_path / f"part-{shard}" for shard in range(2)]
+    for shard, part in enumerate(parts):
+        client.score(untrained, noise(7), part, options.model_copy(update={"shard": shard, "shards": 2}))
+    merge(parts, tmp_path / "merged")
+    ours, theirs = (load_file(tmp_path / name / "features-stem.safetensors")["stem"] for name in ("merged", "whole"))
+    assert ours.shape == (7, 64)
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ScoreOptions(features=("layer9",)), "features has 'layer9'; expected of stem, layer1"),
+        (ScoreOptions(features=("stem",), priority=3), "priority is 3; expected none with features"),
+        (ScoreOptions(method=ImportanceMethod.CAM), "method is cam; expected features beside it"),
+    ],
+)
+def test_features_that_cannot_be_are_refused(
+    client: Client, untrained: str, tmp_path: Path, options: ScoreOptions, message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        client.score(untrained, noise(1), tmp_path / "run", options)
+
+
+def test_the_asynchronous_client_scores_the_same(
+    client: Client, server: LiveServer, untrained: str, phantom: Path, tmp_path: Path
+) -> None:
+    async def run() -> Scores:
+        async with AsyncClient(server.address) as asynchronous:
+            return await asynchronous.score(untrained, phantom, tmp_path / "async", progress=tell)
+
+    def tell(what: str, done: int, total: int | None) -> None:
+        told.append((what, done, total))
+        assert asyncio.get_running_loop()
+
+    told: list[tuple[str, int, int | None]] = []
+    ours = asyncio.run(run())
+    theirs = client.score(untrained, phantom, tmp_path / "sync")
+    assert ours == theirs.model_copy(update={"folder": tmp_path / "async"})
+    assert_same_tables(tmp_path / "async", tmp_path / "sync")
+    assert ("scoring", 72, 72) in told
+
+
+def test_an_asynchronous_run_that_is_cancelled_is_gone_on_with(
+    server: LiveServer, untrained: str, tmp_path: Path
+) -> None:
+    async def cancelled() -> None:
+        async with AsyncClient(server.address) as asynchronous:
+            begun = asyncio.Event()
+            tell = lambda what, done, _all: begun.set() if what == "scoring" and done else None  # noqa: E731
+            run = asyncio.ensure_future(asynchronous.score(untrained, noise(5000), tmp_path / "run", progress=tell))
+            await begun.wait()
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+
+    async def resumed() -> Scores:
+        async with AsyncClient(server.address) as asynchronous:
+            return await asynchronous.score(untrained, noise(5000), tmp_path / "run", ScoreOptions(resume=True))
+
+    asyncio.run(cancelled())
+    kept = (tmp_path / "run" / "rows.jsonl").read_bytes().count(b"\n")
+    assert 0 < kept < 5000
+    scores = asyncio.run(resumed())
+    assert (scores.images, scores.failed) == (5000, 0)
+    assert (tmp_path / "run" / "rows.jsonl").read_bytes().count(b"\n") == 5000

@@ -33,11 +33,11 @@ IDENTITY = common_pb2.ModelIdentity(name="m", version="3", digest="d" * 64)
 
 
 @contextmanager
-def serving(register: Any, servicer: Any, port: int = 0) -> Iterator[str]:
-    """Serve one servicer on the loopback address; gives "host:port"."""
+def serving(register: Any, servicer: Any, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve one servicer on a loopback address; gives "host:port"."""
     server = grpc.server(ThreadPoolExecutor(8))
     register(servicer, server)
-    address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    address = f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
     server.start()
     try:
         yield address

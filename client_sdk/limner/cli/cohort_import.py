@@ -173,7 +173,7 @@ def _narrowed(rules: SelectionRules, planes: list[PlaneName] | None, min_slices:
     return rules.model_copy(update=changes)
 
 
-def _upload(server: str, name: str, plan: CohortPlan) -> ImportResult:
+def _upload(server: list[str], name: str, plan: CohortPlan) -> ImportResult:
     with connect(server) as client, progress_bar() as bar:
         task = bar.add_task("importing slices", total=len(plan.slices))
         return client.import_cohort(name, plan, progress=lambda done, _all: bar.update(task, completed=done))

@@ -28,6 +28,7 @@ from rich.text import Text
 from limner.channel import DEFAULT_ADDRESS
 from limner.client import Client
 from limner.endpoint import Tls
+from limner.token import TokenFile
 from limner.types import Result
 
 NOTICE = "research use only, not for diagnostic use"
@@ -38,10 +39,18 @@ UNAVAILABLE = 3
 # Columns of a table in a file or a pipe: nothing is folded.
 WIDEST = 10_000
 
-Server = Annotated[str, typer.Option("--server", envvar="LIMNER_SERVER", metavar="HOST:PORT", help="The server.")]
+Server = Annotated[
+    list[str],
+    typer.Option(
+        "--server",
+        envvar="LIMNER_SERVER",
+        metavar="HOST:PORT",
+        help="The server; several with commas between or --server again, or dns:///NAME:PORT.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME:VERSION or NAME:ALIAS.")]
-SERVER = DEFAULT_ADDRESS
+SERVER = [DEFAULT_ADDRESS]
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -51,11 +60,12 @@ class Connections:
     """How this command reaches servers, set by the options of `limner` itself before any command runs."""
 
     tls: Tls | None = None
+    token: TokenFile | None = None
 
 
-def connect(server: str) -> Client:
-    """Return a client of a server."""
-    return Client(server, tls=Connections.tls)
+def connect(server: list[str]) -> Client:
+    """Return a client of the servers that `--server` names."""
+    return Client(",".join(server), tls=Connections.tls, token=Connections.token)
 
 
 def note(message: str) -> None:

@@ -31,6 +31,7 @@ from limner.endpoint import Tls
 from limner.errors import InvalidInputError, LimnerError, NotFoundError, UnavailableError
 from limner.imaging.errors import ImageError
 from limner.imaging.quiet import hush_dicom
+from limner.token import TokenFile
 
 WRONG_INPUT = 2
 
@@ -79,6 +80,12 @@ def limner(
         Path | None, typer.Option(envvar="LIMNER_TLS_CERTIFICATE", help="PEM certificate to show where it asks.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="LIMNER_TLS_KEY", help="Its PEM key.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LIMNER_TOKEN_FILE", help="File of the bearer token that says who you are; or LIMNER_TOKEN itself."
+        ),
+    ] = None,
 ) -> None:
     """Train, serve and explain MRI outcome models. Research use only, not for diagnostic use.
 
@@ -91,14 +98,15 @@ def limner(
       limner simulate cervix demo --out simulated/
       limner report cervix demo --out report/ --images cohort/
 
-    Every command takes --json, and --server HOST:PORT (or LIMNER_SERVER).
+    Every command takes --json, and --server HOST:PORT[,HOST:PORT...] (or LIMNER_SERVER).
 
     \b
-    The options of TLS come before the command:
-      limner --tls-ca hospital.pem predict cervix study/ --server limner.example:443
+    The options of TLS, and the token that says who you are, come before the command:
+      limner --tls-ca hospital.pem --token-file token predict cervix study/ --server limner.example:443
     """  # noqa: D301  \b keeps the lines apart
     wanted = tls or tls_ca or tls_certificate or tls_key
     Connections.tls = Tls(tls_ca, tls_certificate, tls_key) if wanted else None
+    Connections.token = TokenFile(token_file) if token_file else None
 
 
 def main() -> None:

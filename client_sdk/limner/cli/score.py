@@ -30,7 +30,7 @@ from limner.errors import LimnerError
 from limner.scoring.merge import merge as merge_parts
 from limner.scoring.plan import list_images, make_folder
 from limner.scoring.run import ITEMS, LEFT_OUT, ROWS
-from limner.types import ScoreOptions, Scores, TableFormat
+from limner.types import ImportanceMethod, ScoreOptions, Scores, TableFormat
 
 # Between two lines about how far it is, where nobody looks at a bar.
 TOLD_EVERY_S = 60.0
@@ -63,9 +63,20 @@ def score(
     ] = False,
     rules: Rules = None,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Keep embeddings too, as safetensors.")] = False,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER", help="Keep the importance of all channels of stem, layer1 ... too; again for more."
+        ),
+    ] = None,
+    method: Annotated[
+        ImportanceMethod | None, typer.Option(help="With --features: how importance is measured.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be scored in DIR; send nothing.")] = False,
     priority: Annotated[int, typer.Option(min=0, max=10, help="What waits with a higher one goes first.")] = 0,
-    in_flight: Annotated[int, typer.Option(min=1, help="Images sent and not answered, at most.")] = DEFAULT.in_flight,
+    in_flight: Annotated[
+        int, typer.Option(min=1, help="Images that a server has not answered, at most.")
+    ] = DEFAULT.in_flight,
     readers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread, 500 slices/s.")] = 0,
     patience: Annotated[
         float, typer.Option(min=1, help="Seconds of nothing but failing calls, then stop; --resume goes on.")
@@ -96,6 +107,8 @@ def score(
         every_slice=every_slice,
         rules=rules,
         embeddings=embeddings,
+        features=tuple(features or ()),
+        method=method,
         priority=priority,
         in_flight=in_flight,
         readers=readers,

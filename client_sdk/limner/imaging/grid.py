@@ -13,7 +13,6 @@ from math import ceil, floor, isfinite, prod
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from limner.imaging.errors import ImageError
 from limner.imaging.slices import Slice
@@ -26,8 +25,10 @@ MAX_FOV_MM = 1000.0
 MIN_SIZE, MAX_SIZE = 32, 1024
 # Lines are resampled in strips of about this many pixels, so a large slice needs little more than itself.
 STRIP_PIXELS = 1 << 22
-# How far Pillow's filters reach, in output pixels when reducing and in input pixels when enlarging.
-REACH = {Image.Resampling.LANCZOS: 3.0, Image.Resampling.BILINEAR: 1.0}
+# Pillow's filters, by its numbers (PIL.Image.Resampling), and how far they reach: in output pixels when reducing and in
+# input pixels when enlarging. Pillow itself is imported where it works, since who only talks to a server needs none.
+LANCZOS, BILINEAR = 1, 2
+REACH = {LANCZOS: 3.0, BILINEAR: 1.0}
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,20 @@ class Grid:
         if inside and prod(high - low for low, high in seen) <= STRIP_PIXELS:
             return self._resample_inside(image.pixels, spans, *seen)
         outside = float(image.pixels.min())
-        narrow = _stretch(image.pixels, left, column_step, self.size, Image.Resampling.LANCZOS, outside)
-        return _stretch(narrow.T, top, row_step, self.size, Image.Resampling.LANCZOS, outside).T.copy()
+        narrow = _stretch(image.pixels, left, column_step, self.size, LANCZOS, outside)
+        return _stretch(narrow.T, top, row_step, self.size, LANCZOS, outside).T.copy()
 
     def _resample_inside(
         self, pixels: NDArray[np.generic], spans: tuple[Span, Span], rows: tuple[int, int], columns: tuple[int, int]
     ) -> Plane:
         """Resample both axes in one call, four times as fast, where the filter sees nothing but `pixels`."""
+        from PIL import Image
+
         part = pixels[slice(*rows), slice(*columns)].astype(np.float32)
         (top, row_step), (left, column_step) = spans
         top, left = top - rows[0], left - columns[0]
         box = (left, top, left + self.size * column_step, top + self.size * row_step)
-        picture = Image.fromarray(part).resize((self.size, self.size), Image.Resampling.LANCZOS, box)
+        picture = Image.fromarray(part).resize((self.size, self.size), LANCZOS, box)
         return np.array(picture)
 
     def project(self, values: NDArray[np.generic], image: Slice, center: Center | None = None) -> Plane:
@@ -143,7 +146,7 @@ class Grid:
 
     def _unstretch(self, lines: NDArray[np.generic], start: float, step: float, length: int) -> Plane:
         """Return `(n, length)` pixels of the slice from `(n, size)` of the grid that lies there as `_spans` says."""
-        result = _stretch(lines, -start / step, 1 / step, length, Image.Resampling.BILINEAR)
+        result = _stretch(lines, -start / step, 1 / step, length, BILINEAR)
         centers = (np.arange(length) + 0.5 - start) / step
         result[:, (centers < 0) | (centers > self.size)] = 0
         return result
@@ -151,7 +154,7 @@ class Grid:
 
 def _reached(start: float, step: float, length: int) -> tuple[int, int]:
     """Return the first pixel that the antialiasing filter sees, and the one after the last."""
-    reach = REACH[Image.Resampling.LANCZOS] * max(step, 1.0)
+    reach = REACH[LANCZOS] * max(step, 1.0)
     return floor(start - reach), ceil(start + length * step + reach)
 
 
@@ -160,7 +163,7 @@ def _stretch(
     start: float,
     step: float,
     length: int,
-    method: Image.Resampling,
+    method: int,
     outside: float | None = None,
 ) -> Plane:
     """Resample the second axis.
@@ -177,6 +180,8 @@ def _stretch(
     NDArray[np.float32]
         `(n, length)`.
     """
+    from PIL import Image
+
     reach = REACH[method] * max(step, 1.0)
     # Only output pixels whose filter touches the input are computed, so padding stays within the filter's reach.
     first = max(0, floor((-reach - start) / step))

@@ -1,20 +1,22 @@
 """Whole DICOM images without what identifies: PS3.15 annex E, Basic Application Level Confidentiality Profile.
 
-The table of the profile (E.1-1) comes from `dicom-anonymizer`; what is done with it is done here, since the profile
-asks for it in every sequence and for UIDs that are consistent, which that package does not do. Private and unknown
-attributes are removed, and dates, names and UIDs that the table does not know, by their VR. Of the options of E.3 those
-are offered that research on MR needs (`Retain`).
+The table of the profile (E.1-1) lies beside this module, equal to that of the package `dicom-anonymizer`, to which a
+test holds it. The profile asks for it in every sequence and for UIDs that are consistent, which that package does not
+do. Private and unknown attributes are removed, and dates, names and UIDs that the table does not know, by their VR. Of
+the options of E.3 those are offered that research on MR needs (`Retain`).
 
 Pixels are left as they are. So only kinds of image are accepted whose pixels hold no text by rule, and of these none
 that says it has some; that nobody has burned a name in, and that no face is seen, is not checked.
 """
 
+import csv
 import re
 from collections.abc import Collection, Mapping
 from datetime import date, timedelta
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from limner.imaging.headers import as_image_errors, read_header
 from limner.imaging.protocol_words import is_protocol
 
 EDITION = "2026c"
+TABLE = "ps3_15_e1_1.csv"
 CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 
 _DATES = frozenset({"DA", "DT", "TM"})
@@ -273,18 +276,8 @@ class _Cleaner:
 @cache
 def _table() -> dict[int, str]:
     """Return the code of the basic profile by tag; groups 50xx and 60xx, which repeat, are not in it."""
-    # Imported here: it is needed for whole files only, and takes a while.
-    from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
-
-    codes = ("D", "Z", "X", "U", "Z/D", "X/Z", "X/D", "X/Z/D", "X/Z/U*")
-    names = ("D", "Z", "X", "U", "Z_D", "X_Z", "X_D", "X_Z_D", "X_Z_U_STAR")
-    groups = dicom_anonymization_database_selector(f"dicomfields_{EDITION}")
-    return {
-        tag[0] << 16 | tag[1]: code
-        for code, name in zip(codes, names, strict=True)
-        for tag in groups[f"{name}_TAGS"]
-        if len(tag) == 2
-    }
+    lines = files("limner.imaging").joinpath(TABLE).read_text(encoding="ascii").splitlines()
+    return {int(row["tag"], 16): row["code"] for row in csv.DictReader(lines)}
 
 
 def _declare(cleaned: Dataset, source: Dataset, retain: frozenset[Retain]) -> None:

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from random import uniform
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import grpc
 
-from limner import wire
-from limner.channel import MAX_MESSAGE_BYTES, POLL_S
+from limner.channel import MAX_MESSAGE_BYTES
 from limner.errors import (
     CancelledError,
     DeadlineError,
@@ -37,17 +35,14 @@ from limner.errors import (
 )
 from limner.images import PARCEL_BYTES, PARCEL_IMAGES, fill_message
 from limner.imaging.errors import ImageError
-from limner.requests import predict
+from limner.scoring.calls import Kind, Reply, Scored, results_of
+from limner.scoring.fleet import Call, Fleet, Lane
 from limner.scoring.sources import Item
 from limner.types import Failure, ImageResult, ModelIdentity
-from limner.v1 import common_pb2, inference_pb2
+from limner.v1 import common_pb2
 
-Answer = tuple[Item, ImageResult]
-Call: TypeAlias = "grpc.Future[inference_pb2.PredictResponse]"
+Answer = tuple[Item, Scored]
 
-# Pixels that are sent and not answered, at most, but for a single image.
-_MOST_BYTES = 64 * 1024 * 1024
-_LONGEST_PAUSE_S = 5.0
 # How often an image that is sent by itself may fail before that is held against it.
 _ATTEMPTS = 2
 # Statuses of single images that say nothing of the image.
@@ -61,7 +56,7 @@ class Parcel(NamedTuple):
     failures: list[tuple[int, Failure]]
 
 
-def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: bool) -> Parcel:
+def read_parcel(items: list[Item], *, model: str, kind: Kind) -> Parcel:
     """Read images into requests, in whatever thread or process. An image that cannot be read stops no other."""
     parcel = Parcel([], [])
     messages: list[common_pb2.Image] = []
@@ -76,13 +71,13 @@ def read_parcel(items: list[Item], *, model: str, priority: int, embeddings: boo
             parcel.failures.append((index, local_failure(error)))
             continue
         if messages and size + message.ByteSize() > PARCEL_BYTES:
-            parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
+            parcel.requests.append((kind.build(model, messages).SerializeToString(), indices))
             messages, indices, size = [], [], 0
         messages.append(message)
         indices.append(index)
         size += message.ByteSize()
     if messages:
-        parcel.requests.append((predict(model, messages, priority, embeddings).SerializeToString(), indices))
+        parcel.requests.append((kind.build(model, messages).SerializeToString(), indices))
     return parcel
 
 
@@ -93,21 +88,21 @@ def _check_size(message: common_pb2.Image) -> None:
 
 @dataclass(slots=True)
 class _Request:
-    """Images that travel together, as a serialised `PredictRequest`, and how often they have failed."""
+    """Images that travel together, as a serialised request, and how often they have failed."""
 
     payload: bytes
     items: list[Item]
     failures: int = 0
 
-    def alone(self, items: Iterable[Item]) -> "Iterator[_Request]":
+    def alone(self, items: Iterable[Item], kind: Kind) -> "Iterator[_Request]":
         """Give some of its items, each in a request of its own."""
-        whole = inference_pb2.PredictRequest.FromString(self.payload)
+        whole = kind.parse(self.payload)
         by_position = {image.id: image for image in whole.images}
         del whole.images[:]
         for item in items:
-            one = inference_pb2.PredictRequest(images=[by_position[str(item.position)]])
-            one.MergeFrom(whole)
-            yield _Request(one.SerializeToString(), [item])
+            whole.images.append(by_position[str(item.position)])
+            yield _Request(whole.SerializeToString(), [item])
+            del whole.images[:]
 
 
 class Flow:
@@ -119,47 +114,37 @@ class Flow:
     ----------
     model
         That every answer must come from.
-    predict
-        Begins a call with a serialised `PredictRequest`; each call has a deadline.
-    address
-        Of the server, for errors.
+    fleet
+        The servers.
     readers, ahead
         What reads images, and how many parcels it is ahead of what is sent.
-    priority, embeddings, in_flight, patience_s
-        As `ScoreOptions` has them.
+    patience_s
+        As `ScoreOptions` has it.
     """
 
     def __init__(
         self,
         model: ModelIdentity,
-        predict: Callable[[bytes], Call],
-        address: str,
+        fleet: Fleet,
         readers: Executor,
         ahead: int,
         *,
-        priority: int,
-        embeddings: bool,
-        in_flight: int,
         patience_s: float,
     ) -> None:
         self._model = model
-        self._predict = predict
-        self._address = address
+        self._fleet = fleet
         self._readers = readers
         self._ahead = ahead
         version = f"{model.name}:{model.version}"
-        self._read = partial(read_parcel, model=version, priority=priority, embeddings=embeddings)
-        self._most = in_flight
+        self._read = partial(read_parcel, model=version, kind=fleet.kind)
         self._patience_s = patience_s
         self._events: SimpleQueue[Callable[[], list[Answer]]] = SimpleQueue()
         self._together = 1  # images read in a parcel: 16, or fewer where they are large
         self._reading = 0
         self._ready: deque[_Request] = deque()
-        self._sent_images = self._sent_bytes = 0
+        self._under_way = 0  # requests that are sent and not answered
         self._calls: set[Call] = set()
         self._troubled_since: float | None = None  # when the first call failed after the last answer
-        self._pauses = 0  # since then
-        self._paused_until = 0.0
         self._source_error: Exception | None = None
 
     def answers(self, items: Iterator[Item]) -> Generator[list[Answer], None, None]:
@@ -168,14 +153,15 @@ class Flow:
         Raises
         ------
         LimnerError
-            The model is gone or is another, or for `patience_s` calls failed and none was answered.
+            The model is gone or is another, or for `patience_s` calls failed and none was answered; CancelledError
+            where the fleet was closed.
         Exception
             What the items raise, once those that came before are answered.
         """
         # Ctrl-C does not reach the thread where calls begin: gRPC's close waits for ever for one interrupted there.
         with ThreadPoolExecutor(1, thread_name_prefix="sender") as sender:
             try:
-                while self._read_ahead(items) or self._reading or self._ready or self._sent_images:
+                while self._read_ahead(items) or self._reading or self._ready or self._under_way:
                     self._send(sender)
                     if answers := self._next_event():
                         yield answers
@@ -218,21 +204,23 @@ class Flow:
 
     def _send(self, sender: Executor) -> None:
         """Begin calls as far as the credit goes."""
-        while self._ready and time.monotonic() >= self._paused_until and self._has_credit(self._ready[0]):
-            request = self._ready.popleft()
-            self._sent_images += len(request.items)
-            self._sent_bytes += len(request.payload)
-            begun = sender.submit(self._predict, request.payload)
-            begun.add_done_callback(partial(self._tell, self._was_sent, request))
+        self._fleet.check()
+        while self._ready:
+            request = self._ready[0]
+            lane = self._fleet.lane_for(len(request.items), len(request.payload))
+            if lane is None:
+                return
+            self._ready.popleft()
+            self._under_way += 1
+            lane.sent(len(request.items), len(request.payload))
+            begun = sender.submit(lane.begin, request.payload)
+            begun.add_done_callback(partial(self._tell, self._was_sent, request, lane))
 
-    def _has_credit(self, request: _Request) -> bool:
-        images, size = self._sent_images + len(request.items), self._sent_bytes + len(request.payload)
-        return not self._sent_images or (images <= self._most and size <= _MOST_BYTES)
-
-    def _was_sent(self, request: _Request, begun: "Future[Call]") -> list[Answer]:
+    def _was_sent(self, request: _Request, lane: Lane, begun: "Future[Call]") -> list[Answer]:
+        self._fleet.check()
         call = begun.result()
         self._calls.add(call)
-        call.add_done_callback(partial(self._tell, self._ended, request))
+        call.add_done_callback(partial(self._tell, self._ended, request, lane))
         return []
 
     def _tell(self, what: Callable[..., list[Answer]], *arguments: object) -> None:
@@ -240,59 +228,66 @@ class Flow:
 
     def _next_event(self) -> list[Answer]:
         """Wait for what happens next, or for the end of a pause."""
-        pause = max(self._paused_until - time.monotonic(), 0.0)
-        nothing_to_come = not (self._reading or self._sent_images)
+        to_come = self._reading or self._under_way
+        timeout = self._fleet.pause_s if self._ready else None if to_come else 0
         try:
-            return self._events.get(timeout=pause if pause or nothing_to_come else None)()
+            return self._events.get(timeout=timeout)()
         except Empty:
             return []
 
-    def _ended(self, request: _Request, call: Call) -> list[Answer]:
+    def _ended(self, request: _Request, lane: Lane, call: Call) -> list[Answer]:
         self._calls.discard(call)
-        self._sent_images -= len(request.items)
-        self._sent_bytes -= len(request.payload)
+        self._under_way -= 1
+        lane.sent(-len(request.items), -len(request.payload))
         try:
             reply = call.result()
         except grpc.RpcError as error:
-            return self._refused(request, from_rpc(error, self._address))
-        return self._answered(request, reply)
+            return self._refused(request, lane, from_rpc(error, lane.address, self._fleet.kind.name))
+        return self._answered(request, lane, reply)
 
-    def _answered(self, request: _Request, reply: inference_pb2.PredictResponse) -> list[Answer]:
+    def _answered(self, request: _Request, lane: Lane, reply: Reply) -> list[Answer]:
         if reply.model.digest != self._model.digest:
-            raise WrongStateError(f"model {self._model} was replaced: its digest is now {reply.model.digest}")
-        results = list(map(wire.image_result, reply.results))
+            raise WrongStateError(
+                f"model {self._model} was replaced: its digest at {lane.address} is now {reply.model.digest}"
+            )
+        results = results_of(reply)
         if [result.id for result in results] != [str(item.position) for item in request.items]:
-            raise InternalError("the server did not answer the images that it was sent")
+            raise InternalError(f"the server at {lane.address} did not answer the images that it was sent")
         pairs = list(zip(request.items, results, strict=True))
         answers = [(item, result) for item, result in pairs if not _passing(result)]
         if answers:
-            self._troubled_since, self._pauses = None, 0
+            self._troubled_since = None
+            lane.answered()
         if again := [item for item, result in pairs if _passing(result)]:
-            self._note_trouble(UnavailableError(f"the server at {self._address} answers no image"))
-            self._ready.extendleft(request.alone(again))
-            self._pause()
+            self._note_trouble(UnavailableError(f"the server at {lane.address} answers no image"))
+            self._ready.extendleft(request.alone(again, self._fleet.kind))
+            self._pause(lane)
         return answers
 
-    def _refused(self, request: _Request, error: LimnerError) -> list[Answer]:
+    def _refused(self, request: _Request, lane: Lane, error: LimnerError) -> list[Answer]:
         """Decide what becomes of a request that failed as a whole."""
         self._note_trouble(error)
         match error:
             case InvalidInputError() | NotFoundError() | WrongStateError() | UnsupportedError():
+                if len(self._fleet.lanes) > 1:
+                    error.args = (f"{lane.address}: {error}",)
                 raise error
             case UnavailableError() | CancelledError():
-                return self._later(request)
+                return self._later(request, lane)
             case OverloadedError() if error.request_id:  # without one, the message was too large
-                return self._later(request)
+                return self._later(request, lane)
             case InternalError() if not error.request_id:  # the transport's, not the server's
-                return self._later(request)
+                return self._later(request, lane)
             case DeadlineError():
-                self._most = max(1, self._most // 2)  # more waits there than is answered in time
+                lane.slower()
+                if len(self._fleet.lanes) > 1:  # it may hang, and another would answer
+                    self._pause(lane)
         if len(request.items) > 1:
-            self._ready.extendleft(request.alone(request.items))
+            self._ready.extendleft(request.alone(request.items, self._fleet.kind))
             return []
         request.failures += 1
         if request.failures < _ATTEMPTS:
-            return self._later(request)
+            return self._later(request, lane)
         failure = Failure(code=error.code.name, message=str(error))
         return [(item, _failed(item, failure)) for item in request.items]
 
@@ -303,23 +298,16 @@ class Flow:
         if now - self._troubled_since > self._patience_s:
             raise error
 
-    def _later(self, request: _Request) -> list[Answer]:
+    def _later(self, request: _Request, lane: Lane) -> list[Answer]:
         self._ready.appendleft(request)
-        self._pause()
+        self._pause(lane)
         return []
 
-    def _pause(self) -> None:
-        """Send nothing for a while, each time longer; the first time at once, to another server perhaps."""
-        now = time.monotonic()
-        if now < self._paused_until:
-            return
-        if self._pauses:
-            longest = min(POLL_S * 2 ** min(self._pauses, 10), _LONGEST_PAUSE_S)
-            self._paused_until = now + uniform(0.5, 1.0) * longest  # noqa: S311
-        self._pauses += 1
+    def _pause(self, lane: Lane) -> None:
+        lane.pause(at_once=len(self._fleet.lanes) == 1)
 
 
-def _passing(result: ImageResult) -> bool:
+def _passing(result: Scored) -> bool:
     return result.error is not None and result.error.code in _PASSING
 
 

@@ -1,21 +1,25 @@
 """From the shards of a source to what one run over all of it would have written."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
 from limner.errors import wrong_input
-from limner.scoring.embeddings import EMBEDDINGS, Embeddings, each_embedding
 from limner.scoring.journal import Journal, KeptRows
 from limner.scoring.run import ITEMS, LEFT_OUT, ROWS, Run, read_run
 from limner.scoring.tables import check_format, finish
+from limner.scoring.vectors import Vectors, each_vector, kept
 from limner.types import Scores, TableFormat
 
 # What all shards have in common, and what it is if one has not.
-_COMMON = {**dict.fromkeys(("shards", "total", "digest"), "source"), "model": "model", "embeddings": "kind"}
+_COMMON = {
+    **dict.fromkeys(("shards", "total", "digest"), "source"),
+    "model": "model",
+    **dict.fromkeys(("embeddings", "features", "method"), "kind"),
+}
 
 _T = TypeVar("_T")
 
@@ -47,12 +51,14 @@ def merge(parts: Sequence[Path], out: Path, kind: TableFormat = TableFormat.CSV)
         if (parts[0] / name).exists():
             shutil.copyfile(parts[0] / name, staging / name)
     run = runs[parts[0]].model_copy(update={"shard": 0, "shards": 1, "finished": False})
-    if run.embeddings:
-        _merge_embeddings(runs, staging, run.model.width)
+    for file, (_, width) in kept(run).items():
+        with Vectors(staging / file, width) as merged:
+            for row, vector in enumerate(_interleaved([each_vector(part / file, width) for part in runs])):
+                merged[row] = vector
     with ExitStack() as stack:
-        kept = [stack.enter_context(KeptRows(part / ROWS)) for part in runs]
+        rows = [stack.enter_context(KeptRows(part / ROWS)) for part in runs]
         journal = stack.enter_context(Journal(staging / ROWS))
-        journal.append(_interleaved([rows.rows() for rows in kept]))
+        journal.append(_interleaved([some.rows() for some in rows]))
         scores = finish(staging, run, journal, kind)
     staging.rename(out)
     return scores.model_copy(update={"folder": out})
@@ -82,12 +88,6 @@ def _checked(runs: Mapping[Path, Run]) -> dict[Path, Run]:
     if missing := [f"{shard}/{one.shards}" for shard in range(one.shards) if shard not in by_shard]:
         raise wrong_input("parts", f"shards are missing: {', '.join(missing[:10])}", f"all {one.shards}")
     return {part: runs[part] for _, part in sorted(by_shard.items())}
-
-
-def _merge_embeddings(parts: Iterable[Path], out: Path, width: int) -> None:
-    with Embeddings(out / EMBEDDINGS, width) as merged:
-        for row, embedding in enumerate(_interleaved([each_embedding(part / EMBEDDINGS, width) for part in parts])):
-            merged[row] = embedding
 
 
 def _interleaved(shards: Sequence[Iterator[_T]]) -> Iterator[_T]:

@@ -17,7 +17,7 @@ from limner.imaging.rules import SelectionRules
 from limner.scoring.manifest import Row, write_manifest
 from limner.scoring.run import ITEMS, LEFT_OUT, ROWS, Run, RunModel, Tell, write_run
 from limner.scoring.sources import Census, clean, expanded, fingerprint, listed, of_a_run
-from limner.types import ScoreOptions
+from limner.types import ImportanceMethod, ScoreOptions
 
 if TYPE_CHECKING:
     import _csv
@@ -49,6 +49,8 @@ def begin(model: RunModel, sources: Sequence[str], out: Path, options: ScoreOpti
         shard=options.shard,
         shards=options.shards,
         embeddings=options.embeddings,
+        features=options.features,
+        method=_method(options),
     )
     if sources:
         census, left_out = list_images(sources, out, options, tell)
@@ -72,6 +74,7 @@ def resume(run: Run, model: RunModel, sources: Sequence[str], out: Path, options
         ("selection", run.selection, _selection(sources, options)),
         ("shard", f"{run.shard}/{run.shards}", f"{options.shard}/{options.shards}"),
         ("embeddings", str(run.embeddings), str(options.embeddings)),
+        ("features", ", ".join((*run.features, run.method)), ", ".join((*options.features, _method(options)))),
     ):
         if begun != now:
             raise wrong_input(field, f"{field} is {now}", f"{begun}, with which the run in {out} was begun")
@@ -157,6 +160,10 @@ def _selection(sources: Sequence[str], options: ScoreOptions) -> str:
     said = rules.model_dump_json(exclude={"planes"}) + str(sorted(rules.planes or ()))  # a set has no order
     digest = sha256(said.encode()).hexdigest()
     return f"series by {options.rules or 'the default rules'} (digest {digest[:12]})"
+
+
+def _method(options: ScoreOptions) -> str:
+    return str(options.method or ImportanceMethod.GRADIENT_X_DEVIATION) if options.features else ""
 
 
 def _words(sources: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from limner.scoring.sources import Item, clean
-from limner.types import ImageResult, ModelIdentity
+from limner.types import ItemResult, ModelIdentity
 
 
 class Row(NamedTuple):
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     expected: str
 
 
-def to_row(item: Item, result: ImageResult, model: ModelIdentity) -> Row:
+def to_row(item: Item, result: ItemResult, model: ModelIdentity) -> Row:
     """Return the row of a result."""
     scores, failure = result.prediction, result.error
     distance = scores.distance if scores else None

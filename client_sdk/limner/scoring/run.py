@@ -6,7 +6,7 @@ The folder of a run, all of whose files are written whole or, the journal, line 
 - `items.csv`: the images, as a manifest; not where the caller gave them himself.
 - `left-out.csv`: what the source holds beside them, and why it is not scored.
 - `rows.jsonl`: the results as they come (`journal`).
-- `embeddings.safetensors`: where asked for (`embeddings`).
+- `embeddings.safetensors`, `features-LAYER.safetensors`: where asked for (`vectors`).
 - `images`, `subjects`, `failures`, as .csv, .parquet or .jsonl: the results, once all are there (`tables`).
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from limner.errors import WrongStateError, wrong_input
 from limner.imaging.files import flush, replace_file
@@ -22,6 +22,8 @@ from limner.types import Model, ModelIdentity, Result
 
 Tell = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and of how much; None where that is not known."""
+
+LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 RUN, ITEMS, LEFT_OUT, ROWS = "run.json", "items.csv", "left-out.csv", "rows.jsonl"
 
@@ -35,6 +37,8 @@ class RunModel(Result):
     threshold: float
     width: int
     """Numbers in an embedding."""
+    channels: dict[str, int] = Field(default_factory=dict)
+    """Of each layer, from input to output."""
 
 
 class Run(Result):
@@ -54,6 +58,8 @@ class Run(Result):
         Which part of the source, from 0, and of how many.
     embeddings
         Whether embeddings are kept too.
+    features, method
+        Layers whose channels' importance is kept too, and how that is measured.
     total, digest
         Number of images of the whole source, and a digest of their ids, subjects and labels; None and empty until the
         source has been read to its end.
@@ -71,6 +77,8 @@ class Run(Result):
     shard: int
     shards: int
     embeddings: bool
+    features: tuple[str, ...] = ()
+    method: str = ""
     total: int | None = None
     digest: str = ""
     left_out: int = 0
@@ -94,8 +102,9 @@ def run_model(model: Model) -> RunModel:
             temperature=card["calibration"]["temperature"],
             threshold=model.threshold,
             width=card["channels"][-1],
+            channels=dict(zip(LAYERS, card["channels"], strict=True)),
         )
-    except (LookupError, TypeError, ValidationError):
+    except (LookupError, TypeError, ValueError):
         raise WrongStateError(f"the card of model {model.identity} lacks calibration.temperature or channels") from None
 
 

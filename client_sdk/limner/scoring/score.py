@@ -1,21 +1,22 @@
 """A run from its beginning, or from where it stopped, to its tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from limner.errors import LimnerError, wrong_input
-from limner.scoring.embeddings import EMBEDDINGS, Embeddings
-from limner.scoring.flow import Answer, Call, Flow
+from limner.scoring.fleet import Fleet
+from limner.scoring.flow import Answer, Flow
 from limner.scoring.journal import Journal
 from limner.scoring.plan import begin, make_folder, resume
 from limner.scoring.readers import readers
 from limner.scoring.rows import to_row
-from limner.scoring.run import ITEMS, ROWS, Run, Tell, read_run, run_model
+from limner.scoring.run import ITEMS, LAYERS, ROWS, Run, Tell, read_run, run_model
 from limner.scoring.sources import Census, Item, given, listed, named
 from limner.scoring.tables import check_format, finish
+from limner.scoring.vectors import Keeper
 from limner.types import Model, ScoreOptions, Scores
 
 if TYPE_CHECKING:
@@ -23,32 +24,35 @@ if TYPE_CHECKING:
     from limner.scoring.sources import Source
 
 
-class Server(NamedTuple):
-    """What a run needs of a server: its address, the model as it is there, and how a call with a request is begun."""
+def score(model: Model, fleet: Fleet, source: "Source", out: Path, options: ScoreOptions, tell: Tell) -> Scores:
+    """Score a source into a folder by a model of the fleet's servers; see `limner.Client.score`."""
+    _check(options)
+    sources = named(source)
+    with _journal(out, options) as journal:
+        run = _run(model, sources or (), out, options, journal, tell)
+        census = Census()
+        images = listed(out / ITEMS) if sources else _given(source, run, journal, census)
+        with Keeper(out, run) as keeper:
+            _score_rest(fleet, run, images, journal, keeper, options, tell)
+        if not sources:
+            run = run.model_copy(update={"total": census.total, "digest": census.digest})
+        tell("writing tables", len(journal), len(journal))
+        return finish(out, run, journal, options.format)
 
-    address: str
-    model: Model
-    predict: Callable[[bytes], Call]
 
-
-def score(server: Server, source: "Source", out: Path, options: ScoreOptions, tell: Tell) -> Scores:
-    """Score a source into a folder; see `limner.Client.score`."""
+def _check(options: ScoreOptions) -> None:
+    """See that what is wanted goes together, before the work."""
     check_format(options.format)
     if options.shard >= options.shards:
         raise wrong_input(
             "shard", f"shard is {options.shard}", f"0 to {options.shards - 1}, as there are {options.shards}"
         )
-    sources = named(source)
-    with _journal(out, options) as journal:
-        run = _run(server, sources or (), out, options, journal, tell)
-        census = Census()
-        images = listed(out / ITEMS) if sources else _given(source, run, journal, census)
-        with Embeddings(out / EMBEDDINGS, run.model.width) if run.embeddings else nullcontext() as embeddings:
-            _score_rest(server, run, images, journal, embeddings, options, tell)
-        if not sources:
-            run = run.model_copy(update={"total": census.total, "digest": census.digest})
-        tell("writing tables", len(journal), len(journal))
-        return finish(out, run, journal, options.format)
+    if unknown := [layer for layer in options.features if layer not in LAYERS]:
+        raise wrong_input("features", f"features has {unknown[0]!r}", f"of {', '.join(LAYERS)}")
+    if options.features and options.priority:
+        raise wrong_input("priority", f"priority is {options.priority}", "none with features, which have no priority")
+    if options.method and not options.features:
+        raise wrong_input("method", f"method is {options.method}", "features beside it")
 
 
 @contextmanager
@@ -60,9 +64,9 @@ def _journal(out: Path, options: ScoreOptions) -> Iterator[Journal]:
 
 
 def _run(
-    server: Server, sources: tuple[str, ...], out: Path, options: ScoreOptions, journal: Journal, tell: Tell
+    served: Model, sources: tuple[str, ...], out: Path, options: ScoreOptions, journal: Journal, tell: Tell
 ) -> Run:
-    run, model = read_run(out), run_model(server.model)
+    run, model = read_run(out), run_model(served)
     if run is None and not len(journal):
         return begin(model, sources, out, options, tell)
     if run is None:
@@ -93,24 +97,23 @@ def _check_unique(census: Census) -> None:
         raise wrong_input("id", f"images {twice[0]} and {twice[1]} have one id", "an id of its own for each image")
 
 
-def _keep(answers: list[Answer], run: Run, journal: Journal, embeddings: Embeddings | None) -> None:
-    """Keep answers, and now and then have them on the disk: embeddings first, since a line says that its is there."""
+def _keep(answers: list[Answer], run: Run, journal: Journal, keeper: Keeper) -> None:
+    """Keep answers, and now and then have them on the disk: vectors first, since a line says that its are there."""
     due = journal.flush_is_due
-    if embeddings is not None:
-        for item, result in answers:
-            embeddings[item.position // run.shards] = result.embedding
-        embeddings.flush(disk=due)
+    for item, result in answers:
+        keeper[item.position // run.shards] = result
+    keeper.flush(disk=due)
     journal.append(to_row(item, result, run.model.identity) for item, result in answers)
     if due:
         journal.flush()
 
 
 def _score_rest(
-    server: Server,
+    fleet: Fleet,
     run: Run,
     images: Iterator[Item],
     journal: Journal,
-    embeddings: Embeddings | None,
+    keeper: Keeper,
     options: ScoreOptions,
     tell: Tell,
 ) -> None:
@@ -121,19 +124,15 @@ def _score_rest(
     with readers(processes) as pool:
         flow = Flow(
             run.model.identity,
-            server.predict,
-            server.address,
+            fleet,
             pool,
             ahead=2 * max(1, processes) + 2,
-            priority=options.priority,
-            embeddings=run.embeddings,
-            in_flight=options.in_flight,
             patience_s=options.patience_s,
         )
         try:
             with closing(flow.answers(rest)) as answers:
                 for some in answers:
-                    _keep(some, run, journal, embeddings)
+                    _keep(some, run, journal, keeper)
                     tell("scoring", len(journal), run.expected)
         except BrokenExecutor as error:
             raise LimnerError("a process that reads images ended abruptly; resume with fewer readers") from error

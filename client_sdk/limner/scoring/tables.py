@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from limner.errors import InternalError
 from limner.imaging.files import flush, replace_file
-from limner.scoring.embeddings import EMBEDDINGS, Embeddings
+from limner.roll_up import RollUp
 from limner.scoring.journal import Journal
 from limner.scoring.rows import (
     FAILURE_COLUMNS,
@@ -21,7 +21,7 @@ from limner.scoring.rows import (
     score_columns,
 )
 from limner.scoring.run import Run, write_run
-from limner.scoring.subjects import RollUp
+from limner.scoring.vectors import Keeper
 from limner.types import Scores, SubjectResult, TableFormat
 
 Cells = Iterable[Sequence[object]]
@@ -44,17 +44,16 @@ def finish(folder: Path, run: Run, journal: Journal, kind: TableFormat) -> Score
     if len(journal) != run.expected:
         raise InternalError(f"{folder} has {len(journal)} rows; expected {run.expected}")
     journal.flush()
-    if run.embeddings:
-        with Embeddings(folder / EMBEDDINGS, run.model.width) as embeddings:
-            embeddings.finish(len(journal), model=run.model.identity.digest, source=run.digest)
+    with Keeper(folder, run) as keeper:
+        keeper.finish(len(journal))
     scores = _write_tables(folder, run, journal, kind)
     write_run(folder, run.model_copy(update={"finished": True}))
     return scores
 
 
 def _write_tables(folder: Path, run: Run, journal: Journal, kind: TableFormat) -> Scores:
-    labels = run.model.labels
-    roll_up = RollUp(run.model)
+    model, labels = run.model, run.model.labels
+    roll_up = RollUp()
     images = failed = far = 0
 
     def counted() -> Iterator[Row]:
@@ -63,11 +62,12 @@ def _write_tables(folder: Path, run: Run, journal: Journal, kind: TableFormat) -
             images += 1
             failed += bool(row.code)
             far += bool(row.far)
-            roll_up.add(row)
+            roll_up.add(row.subject, None if row.code else row.logits, far=bool(row.far))
             yield row
 
     _write(folder, "images", kind, image_columns(labels), image_cells(counted(), labels))
-    _write(folder, "subjects", kind, _subject_columns(labels), _subject_cells(roll_up.results(), labels))
+    subjects = roll_up.results(labels, temperature=model.temperature, threshold=model.threshold)
+    _write(folder, "subjects", kind, _subject_columns(labels), _subject_cells(subjects, labels))
     _write(folder, "failures", kind, FAILURE_COLUMNS, failure_cells(journal.rows() if failed else ()))
     flush(folder)
     return Scores(

@@ -19,7 +19,8 @@ FloatArray = Annotated[NDArray[np.float32], GetPydanticSchema(lambda _type, _han
 class Result(BaseModel):
     """Base of everything here: immutable, and JSON-ready by `to_dict()`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Deferred to the first result of a kind: to build all validators at import costs a tenth of it.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings, lists and dicts: arrays become nested lists, times ISO 8601.

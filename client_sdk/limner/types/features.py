@@ -39,7 +39,7 @@ class FeatureOptions(Result):
     target
         The label whose margin is explained; None: the one predicted for the image.
     top_k
-        Number of channels returned for each layer, from 1; None: a tenth of them, at least 4.
+        Number of channels returned for each layer, from 1, where it has so many; None: a tenth of them, at least 4.
     maps
         Whether to return the maps of the top channels.
     heat_maps

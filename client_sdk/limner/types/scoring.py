@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from limner.types.common import ModelIdentity, Result
+from limner.types.features import ImportanceMethod
 
 
 class TableFormat(StrEnum):
@@ -38,10 +39,15 @@ class ScoreOptions(Result):
         Whether all slices of a folder are scored instead.
     embeddings
         Whether the pooled last layer of each image is kept too, in `embeddings.safetensors`.
+    features
+        Layers of whose every channel the importance is kept too, a row for each image, in `features-LAYER.safetensors`:
+        of "stem", "layer1", "layer2", "layer3", "layer4". It takes as long as `extract_features`.
+    method
+        How that importance is measured; None: gradient times deviation. `activation` gives the mean activations.
     priority
-        0, the lowest, to 10: what waits with a higher one is batched first.
+        0, the lowest, to 10: what waits with a higher one is batched first. Not with `features`.
     in_flight
-        Images that are sent and not answered, at most.
+        Images that a server is sent and has not answered, at most.
     readers
         Processes that read and decode files ahead of the sending; 0: a thread of this one, good for some 500 slices a
         second. A script that asks for processes needs the guard `if __name__ == "__main__"`.
@@ -58,6 +64,8 @@ class ScoreOptions(Result):
     rules: Path | None = None
     every_slice: bool = False
     embeddings: bool = False
+    features: tuple[str, ...] = ()
+    method: ImportanceMethod | None = None
     priority: Annotated[int, Field(ge=0, le=10)] = 0
     in_flight: Annotated[int, Field(ge=1)] = 256
     readers: Annotated[int, Field(ge=0)] = 0
@@ -70,7 +78,7 @@ class Scores(Result):
     Attributes
     ----------
     folder
-        Where the tables `images`, `subjects` and `failures` are, and `embeddings.safetensors` where asked for.
+        Where the tables `images`, `subjects` and `failures` are, and embeddings and features where asked for.
     model, labels
         The artifact that answered, and its labels in the order of probabilities.
     images, failed, far

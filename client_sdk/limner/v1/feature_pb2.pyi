@@ -83,7 +83,7 @@ class FeatureOptions(_message.Message):
     target: _builtins.str
     """The label whose margin is explained. Default: the label predicted for the image."""
     top_k: _builtins.int
-    """Number of most important channels returned for each layer. Default: a tenth of the layer's channels, at least 4."""
+    """Number of most important channels returned for each layer, where it has so many. Default: a tenth of the layer's channels, at least 4."""
     include_maps: _builtins.bool
     """True to return the maps of the top channels. Default false."""
     include_heat_map: _builtins.bool

@@ -6,7 +6,8 @@ is room for one batch under way; an engine has one or more.
 Invariants, whatever the arrivals, cancellations, deadlines and failures (tests/server/executor/test_batcher.py):
 
 1. Every admitted ticket leaves exactly once: in a batch, as expired, by `cancel` or by `drain`.
-2. At most `max_queue_images` tickets wait; one more is refused, and nothing else changes.
+2. At most `max_queue_images` tickets wait or have a place reserved, but for a call that finds none; one more is
+   refused, and nothing else changes. What has a place is not refused.
 3. A batch holds 1 to `max_batch_size` tickets, or to the key's limit if that is lower, all with one key.
 4. Tickets of equal key and priority leave in the order of arrival.
 5. A batch is led by the ticket of the lowest rank: its arrival, `HEAD_START_S` earlier for each step of priority. No
@@ -120,6 +121,8 @@ class Batcher(Generic[T]):
         Longest wait for a batch to fill, in seconds; 0 or more.
     max_queue_images
         Tickets that may wait; 1 or more.
+    max_queue_s
+        Longest wait that a call is admitted to, in seconds, as far as can be told.
     lanes
         Batches that may be under way at a time; 1 or more.
     spread
@@ -133,10 +136,13 @@ class Batcher(Generic[T]):
         max_queue_images: int,
         lanes: int = 1,
         spread: bool = False,
+        max_queue_s: float = math.inf,
     ) -> None:
         self._max_batch_size = max_batch_size
         self._max_queue_delay_s = max_queue_delay_s
         self._max_queue_images = max_queue_images
+        self._max_queue_s = max_queue_s
+        self._reserved = 0
         self._lanes = lanes
         self._free_lanes = lanes
         self._spread = spread
@@ -155,8 +161,44 @@ class Batcher(Generic[T]):
         """Number of tickets that wait."""
         return self._waiting
 
-    def add(self, payload: T, key: Hashable, now: float, priority: int = 0, deadline: float = math.inf) -> Ticket[T]:
-        """Admit one image.
+    def reserve(self, images: int, now: float, priority: int = 0, deadline: float = math.inf) -> None:
+        """Keep places for the images of a call, so that none of it is worked on in vain; each is taken by `add`.
+
+        Whoever finds nothing ahead is admitted, and so is who finds less than one batch for each lane, however slow.
+
+        Raises
+        ------
+        QueueFullError
+            As many images wait as may, or what is ahead takes longer than a call may wait, or than its deadline allows.
+        """
+        ahead = self._reserved + sum(len(line) for (_, level), line in self._lines.items() if level >= priority)
+        wait_s = ahead * (self._seconds_per_image or 0.0) / self._lanes
+        if ahead:
+            if self._waiting + self._reserved + images > self._max_queue_images:
+                raise self._full()
+            if wait_s > self._max_queue_s and ahead >= self._max_batch_size * self._lanes:
+                reason = f"what waits takes {wait_s:.2g} s, over the limit of {self._max_queue_s:.2g} s"
+                raise QueueFullError(reason, self._retry_after_s())
+            if now + wait_s >= deadline:
+                reason = f"what waits takes {wait_s:.2g} s, and the deadline is before that"
+                raise QueueFullError(reason, self._retry_after_s())
+        self._reserved += images
+
+    def release(self, images: int) -> None:
+        """Give places back that are not needed after all."""
+        self._reserved -= images
+
+    def add(
+        self,
+        payload: T,
+        key: Hashable,
+        now: float,
+        priority: int = 0,
+        deadline: float = math.inf,
+        *,
+        reserved: bool = False,
+    ) -> Ticket[T]:
+        """Admit one image; to a place that `reserve` has kept, where `reserved`.
 
         Raises
         ------
@@ -167,8 +209,10 @@ class Batcher(Generic[T]):
         """
         if not 0 <= priority <= MAX_PRIORITY:
             raise InvalidInputError("priority", priority, f"0 to {MAX_PRIORITY}")
-        if self._waiting >= self._max_queue_images:
-            raise QueueFullError(self._max_queue_images, self._retry_after_s())
+        if reserved:
+            self._reserved -= 1
+        elif self._waiting + self._reserved >= self._max_queue_images:
+            raise self._full()
         ticket = Ticket(payload, key, priority, deadline, now, next(self._sequence))
         self._lines.setdefault((key, priority), OrderedDict())[ticket.sequence] = ticket
         self._waiting += 1
@@ -270,10 +314,13 @@ class Batcher(Generic[T]):
             del self._lines[ticket.key, ticket.priority]
         self._waiting -= 1
 
+    def _full(self) -> QueueFullError:
+        return QueueFullError(f"the queue holds its limit of {self._max_queue_images} images", self._retry_after_s())
+
     def _retry_after_s(self) -> float:
         if self._seconds_per_image is None:
             return _UNMEASURED_RETRY_S
-        return self._seconds_per_image * self._waiting / self._lanes / 2
+        return self._seconds_per_image * (self._waiting + self._reserved) / self._lanes / 2
 
 
 def _rank(ticket: Ticket[T]) -> tuple[float, int]:

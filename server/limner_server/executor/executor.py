@@ -8,8 +8,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,9 +54,17 @@ class _Call:
     item: Item
     future: Future[Output]
     submitted: float
+    context: Context  # of who submitted it, for what is logged of it alone
 
     def fail(self, error: LimnerError) -> None:
         self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class Places:
+    """Those that are kept in the queue for the images of one call, and not taken yet."""
+
+    left: int
 
 
 class Executor:
@@ -74,6 +85,8 @@ class Executor:
         Longest wait for a batch to fill, in seconds.
     max_queue_images
         Images that may wait.
+    max_queue_s
+        Longest wait that a call is admitted to, in seconds, as far as can be told.
 
     Raises
     ------
@@ -82,20 +95,28 @@ class Executor:
     """
 
     def __init__(
-        self, engine: Engine, grid_size: int, max_batch_size: int, max_queue_delay_s: float, max_queue_images: int
+        self,
+        engine: Engine,
+        grid_size: int,
+        max_batch_size: int,
+        max_queue_delay_s: float,
+        max_queue_images: int,
+        max_queue_s: float = math.inf,
     ) -> None:
         self._engine = engine
         self._grid_size = grid_size
+        self._max_queue_images = max_queue_images
         self._changed = threading.Condition()
         self._closing = False
         self._counts = Counts()
+        self._batch_sizes: Counter[int] = Counter()
         try:
             self._batch_size = engine.warm(grid_size, max_batch_size)
         except BaseException:
             engine.close()
             raise
         self._batcher: Batcher[_Call] = Batcher(
-            self._batch_size, max_queue_delay_s, max_queue_images, engine.lanes, engine.spread
+            self._batch_size, max_queue_delay_s, max_queue_images, engine.lanes, engine.spread, max_queue_s
         )
         self._lanes = [
             threading.Thread(target=self._work, name=f"limner-lane-{lane}", daemon=True) for lane in range(engine.lanes)
@@ -121,11 +142,42 @@ class Executor:
             return len(self._batcher)
 
     @property
+    def max_waiting(self) -> int:
+        """Number of images that may wait."""
+        return self._max_queue_images
+
+    @property
     def counts(self) -> Counts:
         """What was done so far."""
         return self._counts
 
-    def submit(self, item: Item, priority: int = 0, deadline: float | None = None) -> Future[Output]:
+    @property
+    def batch_sizes(self) -> Mapping[int, int]:
+        """Forward passes that succeeded, by how many images they had."""
+        with self._changed:
+            return dict(self._batch_sizes)
+
+    @contextmanager
+    def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator["Places"]:
+        """Keep places for all images of a call, or refuse it before anything is done for it; may be called anywhere.
+
+        Raises
+        ------
+        QueueFullError
+            It would have to wait too long.
+        """
+        with self._changed:
+            self._batcher.reserve(images, time.monotonic(), priority, math.inf if deadline is None else deadline)
+        places = Places(images)
+        try:
+            yield places
+        finally:
+            with self._changed:
+                self._batcher.release(places.left)
+
+    def submit(
+        self, item: Item, priority: int = 0, deadline: float | None = None, places: "Places | None" = None
+    ) -> Future[Output]:
         """Queue one item. Returns at once; may be called from any thread.
 
         Parameters
@@ -136,6 +188,8 @@ class Executor:
             0 to 10; what waits with a higher one is run first.
         deadline
             Time of `time.monotonic` from which the work must not start any more. Default: none.
+        places
+            Of its call, where that was `admitted`: it takes one of them, as long as there are any.
 
         Returns
         -------
@@ -157,8 +211,12 @@ class Executor:
             if self._closing:
                 raise UnavailableError("the model's executor is closed")
             now = time.monotonic()
-            call = _Call(item, Future(), now)
-            ticket = self._batcher.add(call, _key(item), now, priority, math.inf if deadline is None else deadline)
+            call = _Call(item, Future(), now, copy_context())
+            latest = math.inf if deadline is None else deadline
+            reserved = places is not None and places.left > 0
+            ticket = self._batcher.add(call, _key(item), now, priority, latest, reserved=reserved)
+            if places is not None and reserved:
+                places.left -= 1
             # A sleeping lane is woken for a batch that is due, or to wait for what joins the first; not for each image.
             if len(self._batcher) == 1 or self._batcher.due(now):
                 self._changed.notify()
@@ -259,7 +317,8 @@ class Executor:
             for call in calls:
                 call.fail(error)
         except Exception:
-            log.exception("the forward pass of a batch of %d failed", len(calls))
+            context = calls[0].context if len(calls) == 1 else copy_context()
+            context.run(log.exception, "the forward pass of a batch of %d failed", len(calls))
             self._split(calls, 1, EngineError("the model's forward pass failed on this image"), staging)
         else:
             self._deliver(calls, arrays, started, time.monotonic() - started)
@@ -288,6 +347,8 @@ class Executor:
     def _deliver(self, calls: Sequence[_Call], arrays: Arrays, started: float, compute_s: float) -> None:
         n = len(calls)
         self._count(batches=1, images=n)
+        with self._changed:
+            self._batch_sizes[n] += 1
         for index, call in enumerate(calls):
             rows = {name: array[index, ...] for name, array in arrays.items()}
             call.future.set_result(Output(rows, started - call.submitted, compute_s, n))

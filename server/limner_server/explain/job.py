@@ -47,6 +47,8 @@ class SimulationRequest(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     """Of the CPU; 0: one for each core."""
+    model_signing_key: Path | None = None
+    """As the server's setting."""
 
     @property
     def cores(self) -> int:
@@ -72,7 +74,7 @@ def run(folder: Path, reporter: Reporter) -> None:
 
 
 def _simulate(request: SimulationRequest, folder: Path, reporter: Reporter) -> tuple[Source, SimulationOutcome]:
-    repository = ModelRepository(request.model_repository)
+    repository = ModelRepository(request.model_repository, request.model_signing_key)
     card = repository.card(request.model, request.version)
     snapshot = _snapshot(request, card)
     device, workers = _prepare_device(request)

@@ -11,17 +11,29 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from limner.imaging.errors import ImageError
-from limner_server.errors import LimnerError
+from limner_server.errors import LeftOffError, LimnerError
+from limner_server.telemetry import logs
+
+LEAVE_OFF = b"leave off\n"
+"""What a server that is about to go says on the leash."""
 
 _FAILED = 1
 _LEASH_CUT = 3
+_LEFT_OFF = 4
 
 
 class Reporter:
-    """Writes one JSON object a line: any number of `progress`, then one `result` or one `failure`."""
+    """Writes one JSON object a line: any number of `progress`, then one `result` or one `failure`.
+
+    Attributes
+    ----------
+    told_to_leave_off
+        Set when the server is about to go: a job that can keeps where it is and raises `LeftOffError`.
+    """
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
+        self.told_to_leave_off = threading.Event()
 
     def progress(self, phase: str, fraction: float, remaining_s: float, **figures: float) -> None:
         """Say what is being done, the share of the whole that is done (0 to 1), the seconds left (-1: unknown)."""
@@ -47,13 +59,17 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     with its own words; any other exception leaves its traceback in the job's log. After a failure the exit status is 1,
     by which torchrun knows that it has to end the other processes of the job.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    folder = Path(sys.argv[1])
+    logs.configure("info", job=folder.name)
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     # Whatever a library prints must not be taken for an event.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=hold_leash, daemon=True).start()
+    threading.Thread(target=hold_leash, args=(reporter.told_to_leave_off.set,), daemon=True).start()
+    status = _FAILED
     try:
-        main(Path(sys.argv[1]), reporter)
+        main(folder, reporter)
+    except LeftOffError:
+        status = _LEFT_OFF
     except (LimnerError, ImageError) as error:
         reporter.failure(str(error))
     except Exception as error:
@@ -62,11 +78,13 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     else:
         return
     sys.stderr.flush()
-    os._exit(_FAILED)  # at once: a way out through torch's threads may wait for processes that are gone
+    os._exit(status)  # at once: a way out through torch's threads may wait for processes that are gone
 
 
-def hold_leash() -> None:
+def hold_leash(on_word: Callable[[], object] = lambda: None) -> None:
     """Leave at once when the other end of standard input closes, since who started this process is gone.
+
+    What is said on it is `LEAVE_OFF`; `on_word` is called then.
 
     Without a pipe or socket there is no other end: started by hand, or in a container by torchrun.
     """
@@ -75,5 +93,5 @@ def hold_leash() -> None:
         return
     # Not sys.stdin: its lock, held by this thread, would abort the interpreter's own way out.
     while os.read(sys.stdin.fileno(), 4096):
-        pass
+        on_word()
     os._exit(_LEASH_CUT)

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from limner_server.errors import LimnerError, WrongStateError
 from limner_server.files import write_atomic
+from limner_server.jobs.process import LEAVE_OFF
 from limner_server.state.jobs import Job, JobKind, JobState, JobStore
 from limner_server.state.servers import Membership
 
 MODULES = {JobKind.TRAINING: "limner_server.training.job", JobKind.SIMULATION: "limner_server.explain.job"}
 MAX_DEATHS = 5
+LEAVE_OFF_S = 10.0
+"""How long a process that is told to leave off may take to keep where it is."""
 _LINE_LIMIT = 64 * 1024 * 1024
 _ROUND_S = 0.5
 _WATCH_S = 0.25
@@ -72,7 +77,9 @@ class JobRunner:
         self._modules = modules
         self._training_processes = training_processes
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._claiming = True
+        self._processes: dict[str, asyncio.subprocess.Process] = {}  # those that hear what they are told
+        self._progress: dict[str, tuple[JobKind, _Progress]] = {}
+        self._leaving: float | None = None
         self._something_to_do = asyncio.Event()
         self._rounds: asyncio.Task[None] | None = None
 
@@ -80,25 +87,37 @@ class JobRunner:
         """Begin to take jobs, first those that had not ended when their server did. The server has joined."""
         self._rounds = asyncio.create_task(self._go_round(), name="rounds of the job runner")
 
-    def stop_claiming(self) -> None:
-        """Take no more jobs: this server is about to go."""
-        self._claiming = False
+    def leave_off(self) -> None:
+        """Take no more jobs, since this server is about to go, and have those that can keep where they are."""
+        self._leaving = time.monotonic()
+        for process in self._processes.values():
+            assert process.stdin is not None  # noqa: S101 - it was asked for
+            process.stdin.write(LEAVE_OFF)
 
     async def close(self) -> None:
-        """End all processes. The jobs stay unfinished, for another server or the next one."""
+        """End all processes. The jobs stay unfinished, for another server or the next one.
+
+        What has been told to leave off may do so for a few seconds.
+        """
         if self._rounds is not None:
             await _end(self._rounds)
+        if self._leaving is not None and (telling := [self._tasks[job_id] for job_id in self._processes]):
+            await asyncio.wait(telling, timeout=max(0.0, self._leaving + LEAVE_OFF_S - time.monotonic()))
         for task in list(self._tasks.values()):
             await _end(task)
 
-    async def submit(self, job: Job, *, again: bool = True) -> Job:
+    async def submit(self, job: Job, *, again: bool = True, check: Callable[[Session], None] = lambda _: None) -> Job:
         """Queue a job under its id; if there is one of that id, return that instead.
 
-        With `again`, one that has failed or been cancelled does not count.
+        With `again`, one that has failed or been cancelled does not count. `check` is as in `JobStore.submit`.
         """
-        submitted = await asyncio.to_thread(self._store.submit, job, again=again)
+        submitted = await asyncio.to_thread(self._store.submit, job, again=again, check=check)
         self._something_to_do.set()
         return submitted
+
+    def running(self) -> dict[str, tuple[JobKind, Mapping[str, Any]]]:
+        """Kind and progress of the jobs that this server runs, by id; may be called from any thread."""
+        return {job_id: (kind, progress.latest) for job_id, (kind, progress) in list(self._progress.items())}
 
     def folder(self, job: Job) -> Path:
         """Folder of a job: its request, its checkpoints, its log, and for simulations its result."""
@@ -158,7 +177,7 @@ class JobRunner:
                 await self._carry_out_cancel(job_id)
             elif job_id not in self._tasks:  # its end could not be written down
                 await asyncio.to_thread(self._store.release, job_id, server.id)
-        while self._claiming:
+        while self._leaving is None:
             job = await asyncio.to_thread(self._store.claim, server.id, server.machine, self._max_jobs)
             if job is None:
                 return
@@ -176,6 +195,7 @@ class JobRunner:
 
     def _forget(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[job_id]
+        self._progress.pop(job_id, None)  # none of a job that was cancelled before it began
         self._something_to_do.set()
         if not task.cancelled() and task.exception() is not None:
             _log.error("the end of job %s could not be written down", job_id, exc_info=task.exception())
@@ -183,8 +203,11 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         """Run a job that this server has claimed until it ends."""
         progress = _Progress(job.progress)
+        self._progress[job.id] = job.kind, progress
         try:
             outcome = await self._supervise(job, progress)
+        except _LeftOff:
+            return
         except LimnerError as error:
             outcome = {"error": str(error)}
         except Exception:
@@ -204,6 +227,8 @@ class JobRunner:
             outcome, status = await self._run_process(job, progress)
             if outcome is not None:
                 return outcome
+            if self._leaving is not None:
+                raise _LeftOff
             _log.warning("the process of job %s ended with status %d; starting it again", job.id, status)
             await asyncio.to_thread(self._store.note_restart, job.id, self._membership.id)
         return {"error": f"its process ended {MAX_DEATHS} times without a word, the last time with status {status}"}
@@ -224,6 +249,11 @@ class JobRunner:
         assert process.stdin is not None  # noqa: S101 - it was asked for
         assert process.stdout is not None  # noqa: S101
         outcome = None
+        # torchrun would hand what is told to one of its processes, and the others would wait for that one.
+        if job.kind is JobKind.TRAINING and self._training_processes == 1:
+            self._processes[job.id] = process
+            if self._leaving is not None:
+                process.stdin.write(LEAVE_OFF)
         saving = asyncio.create_task(self._save(job, progress))
         try:
             async for line in process.stdout:
@@ -242,6 +272,7 @@ class JobRunner:
             return outcome, await process.wait()
         finally:
             saving.cancel()
+            self._processes.pop(job.id, None)
             if process.returncode is None:
                 process.stdin.close()  # torchrun's own processes are not killed with it: they go by the leash
                 process.kill()
@@ -263,6 +294,10 @@ class JobRunner:
             except SQLAlchemyError:
                 _log.exception("the progress of job %s could not be written down", job.id)
             await asyncio.sleep(_PROGRESS_S)
+
+
+class _LeftOff(Exception):  # noqa: N818  not an error
+    """A job's process has ended since the server goes; the job is another server's to take up."""
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ Knows files only: what is loaded, and what an alias points at, is known elsewher
 
 import contextlib
 import errno
+import hashlib
 import re
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from pydantic import ValidationError
 
+from limner_server.access.signature import SIGNATURE_FILE, load_public_key, problem
 from limner_server.errors import NotFoundError, WrongStateError
 from limner_server.files import storage_full_named, write_atomic
 from limner_server.names import check_name
@@ -60,14 +62,34 @@ class ModelVersion:
         return self.folder / ARTIFACT_FILE
 
 
+def check_artifacts(version: ModelVersion) -> None:
+    """Raise WrongStateError where a file of a version that is not broken is another than its card says."""
+    card = version.card
+    assert card is not None  # noqa: S101 - it is not broken
+    digests = {ARTIFACT_FILE: card.digest, **{half.file: half.digest for half in card.halves}}
+    if card.sibling:
+        digests[card.sibling.file] = card.sibling.digest
+    for file, digest in digests.items():
+        with (version.folder / file).open("rb") as artifact:
+            found = hashlib.file_digest(artifact, "sha256").hexdigest()
+        if found != digest:
+            raise WrongStateError(f"{version.folder / file} has sha256 {found}; its card says {digest}")
+
+
 class ModelRepository:
     """Versions of models under `root`, which need not exist yet.
 
     Any number of processes may read and publish at a time.
+
+    Parameters
+    ----------
+    signing_key
+        PEM public key: a version whose card is not signed by it counts as broken. None: signatures are not looked at.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, signing_key: Path | None = None) -> None:
         self.root = root
+        self._signer = load_public_key(signing_key) if signing_key else None
 
     def list_versions(self) -> list[ModelVersion]:
         """All versions by name and number, the broken ones too."""
@@ -173,7 +195,10 @@ class ModelRepository:
     def _read(self, name: str, version: int) -> ModelVersion:
         folder = self.root / name / str(version)
         try:
-            card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+            content = (folder / CARD_FILE).read_bytes()
+            if self._signer and (unsigned := problem(content, folder / SIGNATURE_FILE, self._signer)):
+                return ModelVersion(name, version, folder, None, unsigned)
+            card = ModelCard.model_validate_json(content)
         except OSError as error:
             return ModelVersion(name, version, folder, None, f"{CARD_FILE}: {error.strerror}")
         except ValidationError as error:

@@ -3,29 +3,23 @@
 Knows nothing of normalisation, temperature or files of models: that is `artifact`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
 
 from limner_server.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
+
 LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4")
 
-ARCHITECTURES: MappingProxyType[str, Callable[..., ResNet]] = MappingProxyType(
-    {
-        "resnet18": resnet18,
-        "resnet34": resnet34,
-        "resnet50": resnet50,
-        "resnet101": resnet101,
-        "resnet152": resnet152,
-    }
-)
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""By torchvision's names."""
 
 
 class Network(nn.Module):
@@ -37,7 +31,7 @@ class Network(nn.Module):
         The torchvision network; its parts are taken over, with a stem for one channel in place of three.
     """
 
-    def __init__(self, trunk: ResNet) -> None:
+    def __init__(self, trunk: "ResNet") -> None:
         super().__init__()
         self.stem = nn.Sequential(_one_channel(trunk.conv1), trunk.bn1, trunk.relu)
         self.pool = trunk.maxpool
@@ -103,7 +97,10 @@ def build_network(architecture: str, classes: int, pretrained: Path | None = Non
     """
     if architecture not in ARCHITECTURES:
         raise InvalidInputError("architecture", architecture, "one of " + ", ".join(ARCHITECTURES))
-    trunk = ARCHITECTURES[architecture](num_classes=classes)
+    # Imported here: it takes longer than torch itself, and a server that only predicts builds no network.
+    from torchvision.models import get_model
+
+    trunk = get_model(architecture, num_classes=classes)
     if pretrained is not None:
         _load_trunk(trunk, pretrained, architecture)
     return Network(trunk)
@@ -116,7 +113,7 @@ def _one_channel(rgb: nn.Conv2d) -> nn.Conv2d:
     return grey
 
 
-def _load_trunk(trunk: ResNet, file: Path, architecture: str) -> None:
+def _load_trunk(trunk: "ResNet", file: Path, architecture: str) -> None:
     weights = {name: value for name, value in _read_weights(file).items() if not name.startswith("fc.")}
     expected = {name: value for name, value in trunk.state_dict().items() if not name.startswith("fc.")}
     wrong = [

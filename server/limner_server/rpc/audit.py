@@ -1,4 +1,4 @@
-"""Notes every call that changes what the server keeps: from where, what, to which cohort, model or job, and its end.
+"""Notes every call that changes what the server keeps: by whom, from where, what, to what, and how it ended.
 
 Stands outside `interceptor`, whose request id and status it writes down. Reads names and ids only, never pixels.
 """
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from sqlalchemy.exc import SQLAlchemyError
 
+from limner_server.access.principal import caller_name
 from limner_server.rpc.interceptor import REQUEST_ID, Handler, RpcContext, rewrap
 from limner_server.state.audit import AuditEntry, AuditLog
 
@@ -34,10 +35,18 @@ _log = logging.getLogger(__name__)
 
 
 class AuditInterceptor(aio.ServerInterceptor):
-    """Notes the calls of the methods in `CHANGING` once they have ended."""
+    """Notes the calls of the methods in `CHANGING` once they have ended.
 
-    def __init__(self, audit: AuditLog) -> None:
+    Parameters
+    ----------
+    only_known
+        Whether callers are asked who they are: then what nobody known asks for, or asks for too often, leaves no row.
+        With such rows anybody could fill the disk.
+    """
+
+    def __init__(self, audit: AuditLog, *, only_known: bool) -> None:
         self._audit = audit
+        self._only_known = only_known
 
     async def intercept_service(
         self,
@@ -52,27 +61,31 @@ class AuditInterceptor(aio.ServerInterceptor):
         return rewrap(handler, lambda behavior: self._noted(method, behavior))
 
     def _noted(self, method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
+        # The peer is asked for at the beginning: of a call that is gone, gRPC's `peer` ends the process.
         async def call(request: Any, context: RpcContext) -> Any:
-            watched = _Watched(request)
+            watched, peer = _Watched(request), context.peer()
             try:
                 return await behavior(watched.request, context)
             finally:
-                await self._note(context, method, watched.target)
+                await self._note(context, peer, method, watched.target)
 
         async def stream(request: Any, context: RpcContext) -> AsyncIterator[Any]:
-            watched = _Watched(request)
+            watched, peer = _Watched(request), context.peer()
             try:
                 async for reply in behavior(watched.request, context):
                     yield reply
             finally:
-                await self._note(context, method, watched.target)
+                await self._note(context, peer, method, watched.target)
 
         return stream if inspect.isasyncgenfunction(behavior) else call
 
-    async def _note(self, context: RpcContext, method: str, target: str) -> None:
+    async def _note(self, context: RpcContext, peer: str, method: str, target: str) -> None:
         request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
         status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
-        entry = AuditEntry(context.peer(), method, target, status, str(request_id))
+        principal = caller_name()
+        if principal is None and self._only_known:
+            return
+        entry = AuditEntry(peer, method, target, status, str(request_id), principal)
         try:
             await asyncio.to_thread(self._audit.add, entry)
         except SQLAlchemyError:

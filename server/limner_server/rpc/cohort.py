@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 
 from limner.imaging.errors import ImageError
 from limner.v1 import cohort_pb2, cohort_pb2_grpc
+from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.rpc.images import MAX_SUBJECT, check_text, read_pixels
+from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.status import KnownError, to_status
 from limner_server.rpc.streams import expect, opening
 from limner_server.rpc.wire import Context, timestamp
@@ -19,9 +21,10 @@ _BATCH = 64
 class CohortService(cohort_pb2_grpc.CohortServiceServicer):
     """Translates between the wire and the cohort store."""
 
-    def __init__(self, cohorts: CohortStore, jobs: JobStore) -> None:
+    def __init__(self, cohorts: CohortStore, jobs: JobStore, ownership: Ownership) -> None:
         self._cohorts = cohorts
         self._jobs = jobs
+        self._ownership = ownership
 
     async def ImportCohort(
         self, request_iterator: AsyncIterator[cohort_pb2.ImportCohortRequest], context: Context
@@ -29,7 +32,8 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         """Store slices as they come, in small batches; refuse bad ones alone."""
         header = (await opening(request_iterator)).header
         name = header.cohort
-        await asyncio.to_thread(self._cohorts.create, name, header.labels)
+        await asyncio.to_thread(self._cohorts.create, name, header.labels, caller_name())
+        await self._ownership.check_cohort(name)  # it may have been there
         response = cohort_pb2.ImportCohortResponse()
         batch: list[cohort_pb2.CohortSlice] = []
         async for request in request_iterator:
@@ -61,6 +65,7 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         self, request: cohort_pb2.DeleteCohortRequest, context: Context
     ) -> cohort_pb2.DeleteCohortResponse:
         """Delete a cohort that no job is using."""
+        await self._ownership.check_cohort(request.cohort)
         users = await asyncio.to_thread(self._jobs.unfinished, request.cohort)
         if users:
             raise WrongStateError(f"cohort {request.cohort!r} is in use by {users[0].kind} {users[0].id}")

@@ -10,6 +10,7 @@ from limner.imaging.errors import ImageError
 from limner.v1 import common_pb2, feature_pb2, feature_pb2_grpc
 from limner_server.errors import InvalidInputError, LimnerError
 from limner_server.executor.engine import Item, Operation, Output
+from limner_server.executor.executor import Places
 from limner_server.explain.importance import ImportanceMethod, LayerExplanation, content_seed, explain_layer
 from limner_server.networks.resnet import LAYERS
 from limner_server.rpc.images import GridImage, ImageReader
@@ -67,10 +68,12 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         options = FeatureOptions(request.options, model)
         expires = deadline(context)
 
-        async def extract(image: common_pb2.Image) -> feature_pb2.ImageFeatures:
-            return await self._extract(model, options, image, expires)
+        with model.admitted(len(request.images), deadline=expires) as places:
 
-        results = await answer_all(request.images, extract, WINDOW)
+            async def extract(image: common_pb2.Image) -> feature_pb2.ImageFeatures:
+                return await self._extract(model, options, image, expires, places)
+
+            results = await answer_all(request.images, extract, WINDOW)
         return feature_pb2.ExtractFeaturesResponse(
             model=identity(model), labels=model.card.labels, method=options.method_number, results=results
         )
@@ -95,18 +98,26 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
                 yield feature_pb2.ExtractFeaturesStreamResponse(result=result)
 
     async def _extract(
-        self, model: ServedModel, options: FeatureOptions, image: common_pb2.Image, expires: float | None
+        self,
+        model: ServedModel,
+        options: FeatureOptions,
+        image: common_pb2.Image,
+        expires: float | None,
+        places: Places | None = None,
     ) -> feature_pb2.ImageFeatures:
         """Explain one image; whatever is wrong with it becomes its status."""
         try:
-            grid_image = await self._images.read(image, model.grid)
-            item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
-            output = await model.statistics.image(model.run(item, deadline=expires))
-            ablation: Output | None = None
-            if options.method is ImportanceMethod.MEAN_ABLATION:
-                item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)
-                ablation = await model.run(item, deadline=expires)
-            return await asyncio.to_thread(_features, model, options, image, grid_image, output, ablation)
+            with model.statistics.request() as counted:
+                grid_image = await self._images.read(image, model.grid)
+                counted.read()
+                item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
+                output = await model.run(item, deadline=expires, places=places)
+                ablation: Output | None = None
+                if options.method is ImportanceMethod.MEAN_ABLATION:
+                    item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)
+                    ablation = await model.run(item, deadline=expires)
+                counted.answered(output)
+                return await asyncio.to_thread(_features, model, options, image, grid_image, output, ablation)
         except (LimnerError, ImageError) as error:
             return feature_pb2.ImageFeatures(id=image.id, subject=image.subject, status=to_status(error))
 
@@ -138,7 +149,7 @@ def _features(
             model.channel_means[layer],
             size=model.grid.size,
             method=options.method,
-            top_k=options.top_k,
+            top_k=min(options.top_k, len(arrays[f"maps.{layer}"])),
             ablation=None if ablation is None else ablation.arrays[f"ablation.{layer}"],
             seed=content_seed(grid_image.values),
         )

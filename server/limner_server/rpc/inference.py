@@ -7,6 +7,7 @@ from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
+from limner_server.executor.executor import Places
 from limner_server.networks.card import DISTANCE
 from limner_server.rpc.images import ImageReader
 from limner_server.rpc.status import to_status
@@ -43,11 +44,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         model = await self._models.acquire(request.model.name, request.model.version)
         expires = deadline(context)
 
-        async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
-            return await self._score(model, image, request, expires)
+        # The call is refused as a whole, and before anything is done for it: its caller's retry policy sends it again.
+        with model.admitted(len(request.images), request.priority, expires) as places:
 
-        # A full queue refuses the whole call, so that the caller's retry policy can send it again.
-        results = await answer_all(request.images, score, model.executor.window)
+            async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
+                return await self._score(model, image, request, expires, places)
+
+            results = await answer_all(request.images, score, model.executor.window)
         roll_up = SubjectRollUp(model.card)
         for result in results:
             _count(roll_up, result)
@@ -84,26 +87,34 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         yield inference_pb2.PredictStreamResponse(end=end)
 
     async def _score(
-        self, model: ServedModel, image: common_pb2.Image, wanted: _Wanted, expires: float | None
+        self,
+        model: ServedModel,
+        image: common_pb2.Image,
+        wanted: _Wanted,
+        expires: float | None,
+        places: Places | None = None,
     ) -> inference_pb2.ImageResult:
         """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
         try:
-            grid_image = await self._images.read(image, model.grid)
-            output = await model.statistics.image(model.run(Item(grid_image.values), wanted.priority, expires))
+            with model.statistics.request() as counted:
+                grid_image = await self._images.read(image, model.grid)
+                counted.read()
+                output = await model.run(Item(grid_image.values), wanted.priority, expires, places)
+                counted.answered(output)
+                return inference_pb2.ImageResult(
+                    id=image.id,
+                    subject=image.subject,
+                    status={},
+                    prediction=prediction(
+                        model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
+                    ),
+                    timing=timing(output, grid_image.decode_s),
+                    embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
+                )
         except QueueFullError:
             raise
         except (LimnerError, ImageError) as error:
             return _failed(image, error)
-        return inference_pb2.ImageResult(
-            id=image.id,
-            subject=image.subject,
-            status={},
-            prediction=prediction(
-                model.card, output.arrays["logits"], output.arrays["probabilities"], output.arrays.get(DISTANCE)
-            ),
-            timing=timing(output, grid_image.decode_s),
-            embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
-        )
 
 
 async def _opening(

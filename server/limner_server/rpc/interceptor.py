@@ -1,4 +1,4 @@
-"""The boundary: gives every call a request id, and maps the error family to status codes.
+"""The boundary: gives every call a request id, tells the version, and maps the error family to status codes.
 
 The text of an unexpected error stays in the log.
 """
@@ -7,19 +7,25 @@ import inspect
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+import structlog
 from google.rpc import code_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from sqlalchemy.exc import OperationalError
 
 from limner.imaging.errors import ImageError
-from limner_server.errors import LimnerError, QueueFullError
+from limner_server.errors import LimnerError, MessageTooLargeError, QueueFullError, RateLimitError
 from limner_server.rpc.status import to_status
 
 REQUEST_ID = "limner-request-id"
+PUSHBACK = "grpc-retry-pushback-ms"
+VERSION = "limner-version"
+
+_VERSION = (VERSION, version("limner"))
 
 _log = logging.getLogger(__name__)
 RpcContext = aio.ServicerContext[Any, Any]
@@ -40,8 +46,21 @@ class ErrorInterceptor(aio.ServerInterceptor):
         """Return the handler with its errors translated."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler
+            return _unknown(handler_call_details.method)
         return rewrap(handler, lambda behavior: _translated(handler_call_details.method, behavior))
+
+
+def _unknown(method: str) -> Handler:
+    """Return what answers a call that is not there; grpcio's own answer could not tell the version."""
+
+    async def answer(_requests: Any, context: RpcContext) -> NoReturn:
+        request_id = _identify(context)
+        trailer = ((REQUEST_ID, request_id), _VERSION)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no {method}", trailer)
+        raise AssertionError("abort returned")
+
+    # Of this kind no message is waited for, however the caller takes the method to be.
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], Any]) -> Handler:
@@ -49,7 +68,7 @@ def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], 
 
     What streams is an asynchronous generator here, and a coroutine that writes in grpcio's own health service.
     """
-    kind = f"{_shape(handler.request_streaming)}_{_shape(handler.response_streaming)}"
+    kind = f"{shape(handler.request_streaming)}_{shape(handler.response_streaming)}"
     rebuild = getattr(grpc, f"{kind}_rpc_method_handler")
     rebuilt: Handler = rebuild(
         wrap(getattr(handler, kind)),
@@ -59,7 +78,8 @@ def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], 
     return rebuilt
 
 
-def _shape(streaming: bool) -> str:
+def shape(streaming: bool) -> str:
+    """Return the word by which gRPC's functions tell one side of a method."""
     return "stream" if streaming else "unary"
 
 
@@ -84,12 +104,13 @@ def _translated(method: str, behavior: Callable[[Any, RpcContext], Any]) -> Any:
 
 def _identify(context: RpcContext) -> str:
     request_id = uuid.uuid4().hex
-    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    context.set_trailing_metadata(((REQUEST_ID, request_id), _VERSION))
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # each call has a task, and so a context, of its own
     return request_id
 
 
 async def _abort(context: RpcContext, method: str, request_id: str, error: Exception) -> NoReturn:
-    trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
+    trailer: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id), _VERSION)
     match error:
         case aio.BaseError():  # aborted already
             raise error
@@ -103,9 +124,11 @@ async def _abort(context: RpcContext, method: str, request_id: str, error: Excep
             _log.error("%s failed, request %s", method, request_id, exc_info=error)
             message = f"internal error; the server's log has the details under request id {request_id}"
             status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
-    if isinstance(error, QueueFullError):
-        # gRFC A6: the client's retry policy waits just this long.
-        trailer = (*trailer, ("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+    # gRFC A6: the client's retry policy waits just this long, or with -1 does not try again.
+    if isinstance(error, QueueFullError | RateLimitError):
+        trailer = (*trailer, (PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))))
+    elif isinstance(error, MessageTooLargeError):
+        trailer = (*trailer, (PUSHBACK, "-1"))
     rich = rpc_status.to_status(status)
     await context.abort(rich.code, rich.details, (*trailer, *rich.trailing_metadata))
     raise AssertionError("abort returned")

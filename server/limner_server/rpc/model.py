@@ -4,6 +4,7 @@ import asyncio
 
 from limner.v1 import common_pb2, model_pb2, model_pb2_grpc
 from limner_server.networks.repository import ModelVersion
+from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.wire import Context, metrics, timestamp
 from limner_server.serving import DEFAULT_ALIAS, ModelPool, Version
 
@@ -11,8 +12,9 @@ from limner_server.serving import DEFAULT_ALIAS, ModelPool, Version
 class ModelService(model_pb2_grpc.ModelServiceServicer):
     """Translates between the wire and the model pool."""
 
-    def __init__(self, models: ModelPool) -> None:
+    def __init__(self, models: ModelPool, ownership: Ownership) -> None:
         self._models = models
+        self._ownership = ownership
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
         """Return every version, broken ones with their reason."""
@@ -31,12 +33,14 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Context) -> model_pb2.Model:
         """Unload a version once what is in it is answered."""
         version = await self._resolve(request.model)
+        await self._ownership.check_model(version.name)
         await self._models.unload(version)
         return await self._describe(version)
 
     async def PromoteModel(self, request: model_pb2.PromoteModelRequest, context: Context) -> model_pb2.Model:
         """Move an alias."""
         version = await self._resolve(request.model)
+        await self._ownership.check_model(version.name)
         await self._models.promote(version, request.alias or DEFAULT_ALIAS)
         return await self._describe(version)
 
@@ -44,6 +48,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.DeleteModelRequest, context: Context
     ) -> model_pb2.DeleteModelResponse:
         """Delete a version that no alias points at."""
+        version = await self._resolve(request.model)
+        await self._ownership.check_model(version.name)
         await self._models.delete(request.model.name, request.model.version)
         return model_pb2.DeleteModelResponse()
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from limner.v1 import common_pb2, feature_pb2, simulation_pb2, simulation_pb2_grpc
+from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.explain.faithfulness import FaithfulnessCurve
 from limner_server.explain.job import SimulationRequest
@@ -51,7 +52,13 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
     ) -> AsyncIterator[simulation_pb2.SimulateResponse]:
         """Start the job of this request, or find it where it is, and follow it to its result."""
         job_request, card = await self._request(request)
-        job = Job(_job_id(job_request, card), JobKind.SIMULATION, request.cohort, job_request.model_dump(mode="json"))
+        job = Job(
+            _job_id(job_request, card),
+            JobKind.SIMULATION,
+            request.cohort,
+            job_request.model_dump(mode="json"),
+            owner=caller_name(),
+        )
         await self._runner.submit(job)
         async for state in self._runner.watch(job.id, JobKind.SIMULATION):
             if state.progress and not state.state.ended:
@@ -87,6 +94,7 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
                     model_repository=settings.model_repository.absolute(),
                     device=self._device,
                     threads=settings.threads,
+                    model_signing_key=settings.model_signing_key and settings.model_signing_key.absolute(),
                     **chosen,
                 ),
                 card,

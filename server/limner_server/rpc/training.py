@@ -8,18 +8,20 @@ from typing import Any
 
 from limner.imaging.grid import Grid
 from limner.v1 import common_pb2, training_pb2, training_pb2_grpc
+from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError
 from limner_server.jobs.runner import JobRunner
 from limner_server.names import check_name
 from limner_server.networks.card import Metric
 from limner_server.rpc.images import check_text
+from limner_server.rpc.ownership import Ownership, check_job
 from limner_server.rpc.wire import Context, job_progress, metrics, timestamp
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.jobs import Job, JobKind, JobStore
 from limner_server.training.config import TrainingConfig
 from limner_server.training.folds import check_folds
-from limner_server.training.job import TrainingRequest
+from limner_server.training.request import TrainingRequest
 
 _FOLD_UNITS = {training_pb2.FOLD_UNIT_SUBJECT: "subject", training_pb2.FOLD_UNIT_SLICE: "slice"}
 MAX_REQUEST_ID = 64
@@ -30,11 +32,18 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
     """Translates between the wire and the job runner."""
 
     def __init__(
-        self, runner: JobRunner, jobs: JobStore, cohorts: CohortStore, settings: Settings, device: str
+        self,
+        runner: JobRunner,
+        jobs: JobStore,
+        cohorts: CohortStore,
+        ownership: Ownership,
+        settings: Settings,
+        device: str,
     ) -> None:
         self._runner = runner
         self._jobs = jobs
         self._cohorts = cohorts
+        self._ownership = ownership
         self._settings = settings
         self._device = device
 
@@ -62,9 +71,11 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             device=self._device,
             threads=settings.threads,
         )
-        job = Job(job_id, JobKind.TRAINING, request.cohort, job_request.model_dump(mode="json"))
-        started = await self._runner.submit(job, again=False)
-        if any(started.request[name] != job.request[name] for name in ("cohort", "model", "config")):
+        job = Job(job_id, JobKind.TRAINING, request.cohort, job_request.model_dump(mode="json"), owner=caller_name())
+        check = self._ownership.training_check(request.model)
+        started = await self._runner.submit(job, again=False, check=check)
+        same = all(started.request[name] == job.request[name] for name in ("cohort", "model", "config"))
+        if not same or started.owner != job.owner:
             raise InvalidInputError("request_id", request.request_id, "one that no other training was asked for by")
         return _message(started)
 
@@ -90,6 +101,7 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         self, request: training_pb2.CancelTrainingRequest, context: Context
     ) -> training_pb2.Training:
         """End a training now."""
+        check_job(await self._runner.get(request.id, JobKind.TRAINING))
         return _message(await self._runner.cancel(request.id, JobKind.TRAINING))
 
 

@@ -25,6 +25,8 @@ class AuditEntry:
         "OK", or the name of the gRPC status it ended with.
     request_id
         As the caller was told, and as in the log.
+    principal
+        Who it was by; None where nobody was asked.
     """
 
     peer: str
@@ -32,7 +34,11 @@ class AuditEntry:
     target: str
     status: str
     request_id: str
+    principal: str | None = None
     time: datetime = field(default_factory=now)
+
+
+_FIELDS = tuple(AuditEntry.__dataclass_fields__)
 
 
 class AuditLog:
@@ -47,13 +53,12 @@ class AuditLog:
             session.add(AuditRow(**vars(entry)))
             session.commit()
 
-    def entries(self, target: str = "", limit: int = 100) -> list[AuditEntry]:
-        """Return the last entries, newest first, of one cohort, model or job where it is named."""
+    def entries(self, target: str = "", limit: int = 100, principal: str = "") -> list[AuditEntry]:
+        """Return the last entries, newest first; of one cohort, model or job, or of one principal, where named."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
         if target:
             query = query.where(AuditRow.target == target)
+        if principal:
+            query = query.where(AuditRow.principal == principal)
         with Session(self._engine) as session:
-            return [
-                AuditEntry(row.peer, row.method, row.target, row.status, row.request_id, row.time)
-                for row in session.scalars(query)
-            ]
+            return [AuditEntry(**{name: getattr(row, name) for name in _FIELDS}) for row in session.scalars(query)]

@@ -84,8 +84,10 @@ class CohortStore:
         self._root = data_dir / "cohorts"
         self._writing = threading.Lock()
 
-    def create(self, name: str, labels: Sequence[str]) -> None:
+    def create(self, name: str, labels: Sequence[str], owner: str | None = None) -> None:
         """Create a cohort with its labels in order, or make sure that the one of that name has just these.
+
+        One that is created belongs to `owner`; one that is there keeps the owner it has.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class CohortStore:
         with self._writing, writing(self._engine, _lock(name)) as session:
             row = session.get(CohortRow, name)
             if row is None:
-                session.add(CohortRow(name=name, labels=list(labels)))
+                session.add(CohortRow(name=name, labels=list(labels), owner=owner))
             elif row.labels != list(labels):
                 raise InvalidInputError(
                     "labels", list(labels), f"the labels of the existing cohort {name!r}: {row.labels}"
@@ -147,6 +149,11 @@ class CohortStore:
                 for row in rows
             )
             return CohortSnapshot(name, tuple(cohort.labels), cohort.created, digest.hexdigest(), slices)
+
+    def owner(self, name: str) -> str | None:
+        """Whose the cohort is, None for nobody's. NotFoundError if there is none."""
+        with Session(self._engine) as session:
+            return self._row(session, name).owner
 
     def names(self) -> list[str]:
         """Names of all cohorts, sorted."""

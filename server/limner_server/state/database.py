@@ -55,6 +55,8 @@ class CohortRow(Table):
     name: Mapped[str] = mapped_column(primary_key=True)
     labels: Mapped[list[str]]
     created: Mapped[datetime] = mapped_column(default=now)
+    owner: Mapped[str | None]
+    """The principal that made it; None for what was made before anybody was asked."""
 
 
 class SliceRow(Table):
@@ -91,6 +93,8 @@ class JobRow(Table):
     resumed: Mapped[int] = mapped_column(default=0)
     created: Mapped[datetime] = mapped_column(default=now)
     ended: Mapped[datetime | None]
+    owner: Mapped[str | None]
+    """As that of a cohort."""
 
 
 class ServerRow(Table):
@@ -131,6 +135,7 @@ class AuditRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     time: Mapped[datetime] = mapped_column(default=now, index=True)
     peer: Mapped[str]
+    principal: Mapped[str | None]
     method: Mapped[str]
     target: Mapped[str] = mapped_column(index=True)
     status: Mapped[str]
@@ -156,11 +161,24 @@ def open_database(url: str) -> Engine:
     Raises
     ------
     InvalidInputError
-        The URL is none, names a database that there is no driver for, or has a password in it.
+        As `prepare` does.
     WrongStateError
         A newer Limner has made the database.
     SQLAlchemyError
         It cannot be reached.
+    """
+    engine = prepare(url)
+    database = engine.url.database
+    if engine.dialect.name == "sqlite" and database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    _migrate(engine)
+    return engine
+
+
+def prepare(url: str) -> Engine:
+    """Check a SQLAlchemy URL, and return what connects there; nothing is connected or made yet.
+
+    InvalidInputError where the URL is none, names a database that there is no driver for, or has a password in it.
     """
     try:
         parsed = make_url(url)
@@ -175,15 +193,12 @@ def open_database(url: str) -> Engine:
             "database_url", parsed, "none with a password; libpq takes it from PGPASSWORD or PGPASSFILE"
         )
     if is_sqlite:
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
 
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _record: object) -> None:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
                 connection.execute(f"PRAGMA {pragma}")
 
-    _migrate(engine)
     return engine
 
 

@@ -1,5 +1,6 @@
 """What is known of each job, and which server runs it: rows in the database. Running them is `limner_server.jobs`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -49,6 +50,8 @@ class Job:
     resumed: int = 0
     created: datetime = field(default_factory=now)
     ended: datetime | None = None
+    owner: str | None = None
+    """The principal that asked for it; None where nobody is asked."""
 
 
 _FIELDS = tuple(Job.__dataclass_fields__)
@@ -66,17 +69,32 @@ class JobStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def submit(self, job: Job, *, again: bool = True) -> Job:
+    def submit(self, job: Job, *, again: bool = True, check: Callable[[Session], None] = lambda _: None) -> Job:
         """Queue a job under its id, and return it; where there is one of that id, that.
 
-        With `again`, one that has failed or been cancelled does not count.
+        With `again`, one that has failed or been cancelled does not count. `check` looks at the database in the same
+        turn, so that no other submission comes in between; what it raises queues nothing.
         """
         with writing(self._engine, _CLAIMS) as session:
             known = session.get(JobRow, job.id)
             if known is not None and not (again and known.state in (JobState.FAILED, JobState.CANCELLED)):
                 return _job(known)
+            check(session)
             session.merge(JobRow(**{name: getattr(job, name) for name in _FIELDS}))
         return job
+
+    def model_owners(self, model: str, session: Session | None = None) -> list[str | None]:
+        """Whose a model is: one entry, who first asked for a training of it; none where nobody ever did."""
+        first = (
+            select(JobRow.owner)
+            .where(JobRow.kind == JobKind.TRAINING, JobRow.request["model"].as_string() == model)
+            .order_by(JobRow.created, JobRow.id)
+            .limit(1)
+        )
+        if session is not None:
+            return list(session.scalars(first))
+        with Session(self._engine) as session:
+            return list(session.scalars(first))
 
     def get(self, job_id: str, kind: JobKind) -> Job:
         """Return the job of this id; NotFoundError if there is none of this kind."""
@@ -91,6 +109,12 @@ class JobStore:
         with Session(self._engine) as session:
             rows = session.scalars(select(JobRow).where(JobRow.kind == kind).order_by(JobRow.created.desc(), JobRow.id))
             return [_job(row) for row in rows]
+
+    def count(self) -> dict[tuple[JobKind, JobState], int]:
+        """How many jobs of each kind are in each state, where there are any."""
+        query = select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+        with Session(self._engine) as session:
+            return {(JobKind(kind), JobState(state)): number for kind, state, number in session.execute(query)}
 
     def unfinished(self, cohort: str) -> list[Job]:
         """All jobs of a cohort that have not ended, oldest first."""

@@ -6,7 +6,6 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from limner_server.errors import InvalidInputError
 from limner_server.training.config import TrainingConfig
@@ -122,6 +121,9 @@ def subject_folds(cohort: GriddedCohort, folds: int, seed: int) -> list[tuple[ND
     """
     names = (cohort.classes[label] for label in cohort.labels)
     check_folds(cohort.name, cohort.classes, zip(cohort.subjects, names, strict=True), folds)
+    # Imported here: it takes most of a second, and a server only asks whether there can be folds.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
     return list(splitter.split(cohort.labels, cohort.labels, cohort.subjects))
 

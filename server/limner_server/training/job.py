@@ -7,16 +7,13 @@ Under torchrun (`torchrun --nproc-per-node 2 -m limner_server.training.job FOLDE
 together; the first one alone reports, evaluates and writes.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.files import write_atomic
@@ -31,33 +28,11 @@ from limner_server.training.distributed import World, joined
 from limner_server.training.folds import Role, Split, plan_splits
 from limner_server.training.loop import NetworkPlan, StepReport, TrainedNetwork, Trainer, derived_seed, make_repeatable
 from limner_server.training.outcome import Outcome, ScoredSplit, TrainedSplit, stage
+from limner_server.training.request import TrainingRequest
 from limner_server.training.stopping import choose_watched, usual_epochs
 from limner_server.training.tracking import Scalars
 
 REPORT_EVERY_S = 0.5
-
-
-class TrainingRequest(BaseModel):
-    """`request.json`: what to train, from where, and where to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    id: str
-    cohort: str
-    model: str
-    config: TrainingConfig
-    database_url: str
-    data_dir: Path
-    model_repository: Path
-    weights_dir: Path | None = None
-    """Where `config.pretrained` lies."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 0
-    """Of the CPU, shared by the processes that train on one machine; 0: one for each core."""
-
-    def cores(self, processes: int) -> int:
-        """Number of threads of each process, the default filled in."""
-        return max(1, (self.threads or os.cpu_count() or 1) // processes)
 
 
 def run(folder: Path, reporter: Reporter) -> None:
@@ -93,7 +68,8 @@ def _train(request: TrainingRequest, folder: Path, reporter: Reporter, device: t
     splits = plan_splits(cohort, config)
     plans = _plans(cohort, splits, config, folder / "networks", _pretrained_file(request))
     slices, labels = normalise(torch.from_numpy(cohort.images)), torch.from_numpy(cohort.labels)
-    trainer = Trainer(slices, labels, len(cohort.classes), config, device, world)
+    leaves_off = reporter.told_to_leave_off.is_set
+    trainer = Trainer(slices, labels, len(cohort.classes), config, device, world, leaves_off)
     progress = _Progress(reporter, sum(plan.images for plan in plans))
     (folder / "networks").mkdir(exist_ok=True)
     scored: dict[int, ScoredSplit] = {}

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limner_server.errors import LimnerError
+from limner_server.errors import LeftOffError, LimnerError
 from limner_server.networks.resnet import Network, build_network
 from limner_server.training.augment import augment
 from limner_server.training.config import TrainingConfig
 from limner_server.training.distributed import World
-from limner_server.training.run import Run
+from limner_server.training.run import Run, Within
 from limner_server.training.stopping import enough
 
 EVALUATION_BATCH = 64
@@ -141,6 +141,8 @@ class Trainer:
         Where.
     world
         The processes that train together; each has a Trainer on the same cohort, and calls `train` with the same plans.
+    leaves_off
+        Asked before each step whether to keep where it is and raise `LeftOffError`; only where `world` is one process.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Trainer:
         config: TrainingConfig,
         device: torch.device,
         world: World | None = None,
+        leaves_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._slices = slices.to(device)
         self._labels = labels.to(device)
@@ -158,6 +161,7 @@ class Trainer:
         self._config = config
         self._device = device
         self._world = world or World()
+        self._leaves_off = leaves_off
 
     def train(
         self,
@@ -171,6 +175,8 @@ class Trainer:
         ------
         LimnerError
             The loss became infinite or not a number.
+        LeftOffError
+            It was to leave off; the checkpoint says where.
         """
         steps = plan.epochs * steps_per_epoch(len(plan.rows), self._config.batch_size)
         run = Run(self._build(plan), self._config, steps, self._weights(plan.rows), self._device, self._world)
@@ -235,23 +241,32 @@ class Trainer:
         epoch, count = run.epochs_done + 1, len(plan.rows)
         generator = torch.Generator().manual_seed(derived_seed(self._config.seed, plan.index, epoch))
         order = self._index(plan.rows[torch.randperm(count, generator=generator).numpy()])
-        started, seen = time.monotonic(), 0
-        totals = torch.zeros(2, dtype=torch.float64, device=self._device)
+        batches = order.tensor_split(steps_per_epoch(count, self._config.batch_size))
+        done, totals = 0, torch.zeros(2, dtype=torch.float64, device=self._device)
+        if run.within is not None:
+            done, totals = run.within.steps, run.within.totals
+            generator.set_state(run.within.generator)
+        seen = seen_before = sum(map(len, batches[:done]))
+        started = time.monotonic()
         run.network.train()
-        for index in order.tensor_split(steps_per_epoch(count, self._config.batch_size)):
+        for number, index in enumerate(batches[done:], done):
+            if self._leaves_off():
+                run.within = Within(number, generator.get_state(), totals)
+                run.save(plan.checkpoint)
+                raise LeftOffError
             slices = augment(self._slices[index], generator, self._config.augmentation)
             share, weight = self._world.share(len(index))
             figures = run.step(slices.contiguous(memory_format=torch.channels_last), self._labels[index], share, weight)
             # A new tensor each time: the reports of earlier steps keep theirs.
             totals = totals + self._world.total(figures)
             seen += len(index)
-            speed = seen / (time.monotonic() - started)
+            speed = (seen - seen_before) / (time.monotonic() - started)
             if self._world.leads:
                 on_step(StepReport(epoch, plan.longest, (epoch - 1) * count + seen, speed, totals, seen))
         last = StepReport(epoch, plan.epochs, epoch * count, 0.0, totals, seen)
         if not np.isfinite(last.loss):
             raise LimnerError(f"the loss became {last.loss} in epoch {epoch}; a lower learning_rate may help")
-        speed = seen / (time.monotonic() - started)
+        speed = (seen - seen_before) / (time.monotonic() - started)
         self._world.average_statistics(run.network)
         run.end_epoch(self._watch(run, plan.watched))
         watched_loss = run.losses[-1] if run.losses else None

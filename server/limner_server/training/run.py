@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,25 @@ from limner_server.networks.resnet import Network
 from limner_server.training.config import TrainingConfig
 from limner_server.training.distributed import World
 from limner_server.training.stopping import best_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """Where in an epoch a network was left.
+
+    Attributes
+    ----------
+    steps
+        Number of steps of the epoch that are done.
+    generator
+        State of the epoch's generator.
+    totals
+        `(2,)` as `StepReport` has them.
+    """
+
+    steps: int
+    generator: Tensor
+    totals: Tensor
 
 
 class Run:
@@ -40,6 +60,8 @@ class Run:
         Number of epochs it has learnt.
     losses
         Loss on the watched subjects after each of them, where there are any.
+    within
+        Where in the next epoch it was left, if not before it.
     finished
         Whether it was saved so.
     learning_rate
@@ -58,6 +80,7 @@ class Run:
         self.network = network
         self.epochs_done = 0
         self.losses: list[float] = []
+        self.within: Within | None = None
         self.finished = False
         self.learning_rate = 0.0
         self._best: dict[str, Tensor] = {}
@@ -118,6 +141,7 @@ class Run:
     def end_epoch(self, loss: float | None) -> None:
         """Count an epoch; with a loss on the watched subjects, keep the weights if none was better."""
         self.epochs_done += 1
+        self.within = None
         if loss is not None:
             self.losses.append(loss)
             if best_epoch(self.losses) == self.epochs_done:
@@ -147,6 +171,7 @@ class Run:
                 "best": self._best,
                 "optimiser": self._optimiser.state_dict(),
                 "schedule": self._schedule.state_dict(),
+                "within": vars(self.within) if self.within else None,
             }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -164,3 +189,6 @@ class Run:
             self._best = state["best"]
             self._optimiser.load_state_dict(state["optimiser"])
             self._schedule.load_state_dict(state["schedule"])
+            within = state.get("within")  # not in what an older Limner left
+            if within is not None:
+                self.within = Within(within["steps"], within["generator"].cpu(), within["totals"])

@@ -30,6 +30,8 @@ class World(RuleBasedStateMachine):
         self.batcher: Batcher[int] = Batcher(max_batch_size, max_queue_delay_s, max_queue_images, lanes, spread)
         self.now = 100.0
         self.waiting: list[Ticket[int]] = []
+        self.places: list[int] = []
+        self.most = max_queue_images
         self.admitted = 0
         self.answers: Counter[int] = Counter()
         self.running: list[Batch[int]] = []
@@ -45,7 +47,7 @@ class World(RuleBasedStateMachine):
         patience=st.one_of(st.just(math.inf), st.sampled_from([-1.0, 0.0, 0.004, 2.0])),
     )
     def arrive(self, key: str, priority: int, patience: float) -> None:
-        if len(self.waiting) == self.limit:
+        if len(self.waiting) + sum(self.places) >= self.limit:
             with pytest.raises(QueueFullError) as refused:
                 self.batcher.add(self.admitted, key, self.now, priority, self.now + patience)
             assert refused.value.retry_after_s >= 0
@@ -53,7 +55,34 @@ class World(RuleBasedStateMachine):
             ticket = self.batcher.add(self.admitted, key, self.now, priority, self.now + patience)
             self.waiting.append(ticket)
             self.admitted += 1
-        assert len(self.batcher) == len(self.waiting) <= self.limit  # 2
+        assert len(self.batcher) == len(self.waiting)
+
+    @rule(images=st.integers(1, 15))
+    def reserve(self, images: int) -> None:
+        taken = len(self.waiting) + sum(self.places)
+        if taken and taken + images > self.limit:
+            with pytest.raises(QueueFullError):
+                self.batcher.reserve(images, self.now)
+        else:
+            self.batcher.reserve(images, self.now)
+            self.places.append(images)
+            if not taken:  # it may have as many as it likes
+                self.most = max(self.most, images)
+        assert len(self.waiting) + sum(self.places) <= self.most  # 2
+
+    @precondition(lambda self: self.places)
+    @rule(key=st.sampled_from("ab"), priority=st.integers(0, MAX_PRIORITY), data=st.data())
+    def take_a_place(self, key: str, priority: int, data: st.DataObject) -> None:
+        call = data.draw(st.integers(0, len(self.places) - 1))
+        self.waiting.append(self.batcher.add(self.admitted, key, self.now, priority, reserved=True))
+        self.admitted += 1
+        self.places[call] -= 1
+        self.places = [left for left in self.places if left]
+
+    @precondition(lambda self: self.places)
+    @rule()
+    def give_places_back(self) -> None:
+        self.batcher.release(self.places.pop())
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -226,3 +255,49 @@ def test_drain_takes_everything_in_order_of_rank():
     assert [ticket.payload for ticket in batcher.drain()] == ["first", "second", "third"]
     assert len(batcher) == 0
     assert batcher.poll(1.0).batch is None
+
+
+def measured(max_queue_s: float, lanes: int = 1) -> Batcher[int]:
+    """A batcher of batches of two that knows that an image takes a second."""
+    batcher: Batcher[int] = Batcher(2, 0, 100, lanes, max_queue_s=max_queue_s)
+    batcher.add(0, "a", 0.0)
+    batch = batcher.poll(0.0).batch
+    assert batch
+    batcher.finished(batch, 1.0)
+    return batcher
+
+
+def test_a_call_is_refused_where_it_would_wait_too_long() -> None:
+    batcher = measured(max_queue_s=5)
+    batcher.reserve(5, 1.0)
+    batcher.reserve(90, 1.0)
+    with pytest.raises(QueueFullError, match="what waits takes 95 s, over the limit of 5 s") as refused:
+        batcher.reserve(1, 1.0)
+    assert refused.value.retry_after_s == pytest.approx(95 / 2)
+    batcher.release(90)
+    batcher.reserve(1, 1.0)
+
+
+def test_a_higher_priority_waits_for_its_own_kind_only() -> None:
+    batcher = measured(max_queue_s=5)
+    for number in range(8):
+        batcher.add(number, "a", 1.0)
+    with pytest.raises(QueueFullError):
+        batcher.reserve(1, 1.0)
+    batcher.reserve(1, 1.0, priority=1)
+
+
+def test_a_batch_for_each_lane_may_wait_however_slow() -> None:
+    batcher = measured(max_queue_s=0.1, lanes=2)
+    for _ in range(4):
+        batcher.reserve(1, 1.0)
+    with pytest.raises(QueueFullError):
+        batcher.reserve(1, 1.0)
+
+
+def test_a_deadline_that_would_pass_in_the_queue_is_refused_at_once() -> None:
+    batcher = measured(max_queue_s=100)
+    batcher.reserve(3, 1.0, deadline=1.5)
+    with pytest.raises(QueueFullError, match="the deadline is before that"):
+        batcher.reserve(1, 1.0, deadline=3.9)
+    batcher.reserve(1, 1.0, deadline=4.1)

@@ -3,10 +3,9 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
-from limner_server.errors import WrongStateError
+from limner_server.errors import LeftOffError, WrongStateError
 from limner_server.jobs.process import Reporter, run_job
 
 
@@ -21,7 +20,9 @@ def run(folder: Path, reporter: Reporter) -> None:
         reporter.progress("counting", number / request["to"], -1)
         if number in request.get("die_after", []):
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(request.get("pause_s", 0))
+        if reporter.told_to_leave_off.wait(request.get("pause_s", 0)):
+            (folder / "left off").touch()
+            raise LeftOffError
     if request.get("die_always"):
         os.kill(os.getpid(), signal.SIGKILL)
     if request.get("refuse"):

@@ -1,6 +1,7 @@
 """The job runner with real processes that are really killed."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -100,6 +101,22 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (job.state, job.resumed, job.result) == (JobState.SUCCEEDED, 2, {"counted": 5})
 
 
+def test_a_job_is_told_that_its_server_goes_and_is_taken_up_by_the_next(tmp_path: Path) -> None:
+    async def leave(runner: JobRunner) -> None:
+        await runner.submit(counting("a", to=3, pause_s=60))
+        await until_counting(runner, "a")
+        runner.leave_off()
+        await runner.close()
+
+    async def story(runner: JobRunner) -> Job:
+        return await runner.get("a", JobKind.TRAINING)
+
+    with_runner(tmp_path, leave)
+    assert (tmp_path / "jobs/a/left off").exists()
+    job = with_runner(tmp_path, story)
+    assert (job.state, job.error) == (JobState.RUNNING, "")
+
+
 def test_a_process_that_always_dies_fails_with_its_status(tmp_path: Path) -> None:
     async def story(runner: JobRunner) -> Job:
         await runner.submit(counting("a", to=0, die_always=True))
@@ -131,6 +148,9 @@ def test_the_text_of_an_unexpected_error_stays_in_the_log(tmp_path: Path) -> Non
     log = (tmp_path / "jobs" / "a" / "job.log").read_text()
     assert "a secret" in log
     assert "a library's" in log
+    (told,) = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert (told["job"], told["message"], told["level"]) == ("a", "the job failed", "error")
+    assert "a secret" in told["exception"]
 
 
 def test_an_unfinished_job_is_taken_up_by_the_next_runner(tmp_path: Path) -> None:

@@ -5,9 +5,17 @@ import asyncio
 import numpy as np
 import pytest
 
-from limner_server.errors import QueueFullError
+from limner.imaging.errors import ImageError
+from limner_server.errors import (
+    DeadlineError,
+    EngineError,
+    InvalidInputError,
+    NotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
 from limner_server.executor.engine import Output
-from limner_server.statistics import Statistics
+from limner_server.statistics import BOUNDS_S, Spread, Statistics
 
 
 def output(queue_s: float, compute_s: float, batch_size: int) -> Output:
@@ -35,11 +43,13 @@ def test_a_request_counts_once_and_each_of_its_images_as_an_inference() -> None:
 def test_the_parts_of_a_request_are_no_longer_than_the_whole() -> None:
     statistics = Statistics()
 
-    async def answer() -> Output:
-        await asyncio.sleep(0.01)
-        return output(0.001, 0.009, 4)
+    async def answer() -> None:
+        with statistics.request() as request:
+            request.read()
+            await asyncio.sleep(0.01)
+            request.answered(output(0.001, 0.009, 4))
 
-    assert asyncio.run(statistics.image(answer())).batch_size == 4
+    asyncio.run(answer())
     parts = [statistics.queue, statistics.compute_input, statistics.compute_infer, statistics.compute_output]
     assert [part.count for part in parts] == [1] * 4
     assert sum(part.ns for part in parts) <= statistics.success.ns
@@ -48,22 +58,48 @@ def test_the_parts_of_a_request_are_no_longer_than_the_whole() -> None:
 def test_failures_and_cancellations_are_told_apart() -> None:
     statistics = Statistics()
 
-    async def fail() -> Output:
-        raise QueueFullError(1, 1.0)
-
-    async def forever() -> Output:
-        await asyncio.Event().wait()
-        raise AssertionError
+    async def forever() -> None:
+        with statistics.request():
+            await asyncio.Event().wait()
 
     async def leave() -> None:
-        task = asyncio.create_task(statistics.image(forever()))
+        task = asyncio.create_task(forever())
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    with pytest.raises(QueueFullError):
-        asyncio.run(statistics.image(fail()))
+    with pytest.raises(QueueFullError), statistics.request():
+        raise QueueFullError(1, 1.0)
     asyncio.run(leave())
     assert (statistics.success.count, statistics.fail.count, statistics.cancel.count) == (0, 1, 1)
     assert statistics.inferences == 0
     assert statistics.queue.count == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (QueueFullError(1, 1.0), "queue_full"),
+        (DeadlineError("late"), "deadline"),
+        (UnavailableError("going"), "unavailable"),
+        (EngineError("broken"), "engine"),
+        (InvalidInputError("id", "", "some"), "invalid"),
+        (ImageError("Rows", 0, "over 0"), "invalid"),
+        (NotFoundError("region", "r"), "invalid"),
+        (asyncio.CancelledError(), "cancelled"),
+        (ZeroDivisionError(), "internal"),
+    ],
+)
+def test_a_request_that_is_not_answered_has_one_reason(error: BaseException, reason: str) -> None:
+    statistics = Statistics()
+    with pytest.raises(type(error)), statistics.request():
+        raise error
+    assert {name: duration.count for name, duration in statistics.failures.items() if duration.count} == {reason: 1}
+
+
+def test_a_spread_has_each_time_in_the_class_that_it_is_at_most() -> None:
+    spread = Spread()
+    for seconds in (0, BOUNDS_S[0], BOUNDS_S[0] + 1e-9, BOUNDS_S[-1], BOUNDS_S[-1] + 1):
+        spread.add(round(seconds * 1e9))
+    assert spread.classes == [2, 1, *[0] * (len(BOUNDS_S) - 3), 1, 1]
+    assert spread.count == 5

@@ -52,6 +52,9 @@ def _make_as_in_0_1(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))
     Table.metadata.create_all(engine, tables=before)
+    with engine.begin() as connection:
+        for table in ("cohorts", "jobs"):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN owner"))
 
 
 def test_a_database_of_a_newer_limner_is_refused(database_url: str) -> None:
@@ -114,8 +117,11 @@ def test_what_fails_while_writing_leaves_nothing(database_url: str) -> None:
 
 def test_audit_entries_come_back_newest_first(database_url: str) -> None:
     audit = AuditLog(open_database(database_url))
-    entries = [AuditEntry("peer", "CohortService/DeleteCohort", name, "OK", f"{n}") for n, name in enumerate("aba")]
+    who = [None, "token:ada", "certificate:gateway"]
+    made = enumerate(zip("aba", who, strict=True))
+    entries = [AuditEntry("peer", "CohortService/DeleteCohort", name, "OK", f"{n}", by) for n, (name, by) in made]
     for entry in entries:
         audit.add(entry)
     assert audit.entries() == entries[::-1]
     assert audit.entries("a", limit=1) == [entries[2]]
+    assert audit.entries(principal="token:ada") == [entries[1]]

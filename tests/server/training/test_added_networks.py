@@ -9,7 +9,8 @@ from limner.imaging.grid import Grid
 from limner_server.jobs.process import Reporter
 from limner_server.networks.repository import ModelRepository
 from limner_server.training.config import TrainingConfig
-from limner_server.training.job import TrainingRequest, run
+from limner_server.training.job import run
+from limner_server.training.request import TrainingRequest
 from tests.server.training.cohorts import stored
 
 CONFIG = TrainingConfig(

@@ -21,7 +21,7 @@ from limner.imaging.grid import Grid
 from limner_server.networks.repository import ModelRepository
 from limner_server.training.config import TrainingConfig
 from limner_server.training.distributed import World
-from limner_server.training.job import TrainingRequest
+from limner_server.training.request import TrainingRequest
 from tests.server.training.cohorts import stored
 from tests.server.training.shared_steps import two_steps
 

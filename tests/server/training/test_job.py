@@ -25,7 +25,8 @@ from limner_server.networks.card import ModelCard
 from limner_server.networks.repository import ModelRepository
 from limner_server.state.cohorts import CohortStore
 from limner_server.training.config import TrainingConfig
-from limner_server.training.job import TrainingRequest, run
+from limner_server.training.job import run
+from limner_server.training.request import TrainingRequest
 from tests.server.training.cohorts import stored
 
 CONFIG = TrainingConfig(grid=Grid(128.0, 32), folds=2, epochs=2, batch_size=8, seed=1)

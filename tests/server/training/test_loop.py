@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limner.imaging.grid import Grid
-from limner_server.errors import LimnerError, StorageFullError
+from limner_server.errors import LeftOffError, LimnerError, StorageFullError
 from limner_server.networks.artifact import normalise
 from limner_server.networks.resnet import Network, build_network
 from limner_server.training import loop
@@ -74,6 +74,22 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_weights(
         trainer.train(plan, kill_at(step))
     torch.manual_seed(step)  # whatever the new process drew before
     assert equal(trainer.train(plan, lambda _: None).network, undisturbed[0])
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 8])
+def test_a_run_that_leaves_off_at_any_step_goes_on_from_there_to_the_same_weights(
+    trainer: Trainer, undisturbed: tuple[Network, list[StepReport], Path], tmp_path: Path, step: int
+) -> None:
+    plan = NetworkPlan(0, ROWS, CONFIG.epochs, tmp_path / "0.pt")
+    asked = iter([False] * step + [True])
+    leaving = Trainer(trainer._slices, trainer._labels, 2, CONFIG, torch.device("cpu"), leaves_off=lambda: next(asked))
+    with pytest.raises(LeftOffError):
+        leaving.train(plan, lambda _: None)
+    reports: list[StepReport] = []
+    assert equal(trainer.train(plan, reports.append).network, undisturbed[0])
+    assert len(reports) == len(undisturbed[1]) - step
+    last, expected = reports[-1], undisturbed[1][-1]
+    assert (last.images_done, last.loss) == (expected.images_done, expected.loss)
 
 
 def test_a_finished_network_is_not_trained_again(

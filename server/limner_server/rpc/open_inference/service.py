@@ -31,6 +31,7 @@ from limner_server.rpc.open_inference.inference import (
     read_wanted,
 )
 from limner_server.rpc.open_inference.shared_memory import SharedMemory
+from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.streams import answer_all, answer_in_order
 from limner_server.rpc.wire import Context, deadline
 from limner_server.serving import ModelPool, ServedModel, Version
@@ -54,8 +55,9 @@ class OpenInferenceService:
     ready before it is loaded again, by a client's wish or by the next request.
     """
 
-    def __init__(self, models: ModelPool, settings: Settings) -> None:
+    def __init__(self, models: ModelPool, ownership: Ownership, settings: Settings) -> None:
         self._models = models
+        self._ownership = ownership
         self._settings = settings
         self._extensions = _EXTENSIONS + (_EXTENSIONS_OF_ONE_PROCESS if settings.workers == 1 else ())
         self._memory = SharedMemory()
@@ -183,6 +185,7 @@ class OpenInferenceService:
         """Unload every version of a model once what is in it is answered."""
         _check_repository(request.repository_name)
         name = (await self._models.resolve(request.model_name)).name
+        await self._ownership.check_model(name)
         for number in await asyncio.to_thread(self._models.repository.numbers, name):
             version = Version(name, number)
             self._unloaded.add(version)
@@ -241,25 +244,26 @@ class OpenInferenceService:
         expires = _expiry(request, context)
         priority = read_priority(request)
         model = await self._models.acquire(request.model_name, request.model_version)
-        arrived_ns = time.perf_counter_ns()
-        images = read_images(request, model.grid.size, self._memory)
-        wanted = read_wanted(request, model, len(images), self._memory)
-        with model.statistics.request(arrived_ns) as counted:
+        with model.statistics.request() as counted:
+            images = read_images(request, model.grid.size, self._memory)
+            wanted = read_wanted(request, model, len(images), self._memory)
+            counted.read()
             outputs = await self._run(model, images, priority, expires)
-            counted.answered(outputs)
+            counted.answered(*outputs)
             return build_reply(request, model, wanted, outputs)
 
     async def _run(
         self, model: ServedModel, images: NDArray[np.float32], priority: int, expires: float | None
     ) -> Sequence[Output]:
         """Run images `(n, s, s)`, a window of them at a time; one that fails fails all."""
-        if len(images) == 1:
-            return [await model.run(Item(images[0]), priority, expires)]
+        with model.executor.admitted(len(images), priority, expires) as places:
+            if len(images) == 1:
+                return [await model.run(Item(images[0]), priority, expires, places)]
 
-        async def run(image: NDArray[np.float32]) -> Output:
-            return await model.run(Item(image), priority, expires)
+            async def run(image: NDArray[np.float32]) -> Output:
+                return await model.run(Item(image), priority, expires, places)
 
-        return await answer_all(images, run, model.executor.window)
+            return await answer_all(images, run, model.executor.window)
 
     async def _statistics(self, version: Version) -> service_pb2.ModelStatistics:
         if not self._models.is_loaded(version):

@@ -1,13 +1,11 @@
-"""The roll-up of subjects over a whole run, as the server makes it of one stream: from the images' mean logits."""
+"""The roll-up of subjects on this side, as the server makes it of one stream: from the images' mean logits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from limner.decision import decide
-from limner.scoring.rows import Row
-from limner.scoring.run import RunModel
 from limner.types import SubjectResult
 
 
@@ -22,35 +20,32 @@ class _Sum:
 class RollUp:
     """Gathers the logits of each subject's images; keeps sums, not the images. An image without subject is left out."""
 
-    def __init__(self, model: RunModel) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._sums: dict[str, _Sum] = {}
 
-    def add(self, row: Row) -> None:
-        """Count one image."""
-        if not row.subject:
+    def add(self, subject: str, logits: Sequence[float] | None, *, far: bool = False) -> None:
+        """Count one image: its logits, or None where it failed."""
+        if not subject:
             return
-        total = self._sums.setdefault(row.subject, _Sum([0.0] * len(self._model.labels)))
-        if row.code:
+        total = self._sums.setdefault(subject, _Sum([]))
+        if logits is None:
             total.failed += 1
             return
         total.images += 1
-        total.far += bool(row.far)
-        for index, logit in enumerate(row.logits):
-            total.logits[index] += logit
+        total.far += far
+        total.logits = [a + b for a, b in zip(total.logits or [0.0] * len(logits), logits, strict=True)]
 
     def __len__(self) -> int:
         """Number of subjects."""
         return len(self._sums)
 
-    def results(self) -> Iterator[SubjectResult]:
-        """One result for each subject, in order of first appearance."""
-        model = self._model
+    def results(self, labels: Sequence[str], *, temperature: float, threshold: float) -> Iterator[SubjectResult]:
+        """One result for each subject, in order of first appearance; the parameters are those of `decide`."""
         for subject, total in self._sums.items():
             prediction = None
             if total.images:
                 logits = (np.array(total.logits) / total.images).astype(np.float32)
-                prediction = decide(logits, model.labels, temperature=model.temperature, threshold=model.threshold)
+                prediction = decide(logits, labels, temperature=temperature, threshold=threshold)
             yield SubjectResult(
                 subject=subject, images=total.images, failed=total.failed, prediction=prediction, far=total.far
             )

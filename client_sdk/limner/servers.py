@@ -1,0 +1,128 @@
+"""The servers of one client: one address, a name that stands for several, or a list of them.
+
+An address is gRPC's own business, and so is a name, "dns:///host:port": it looks the name up again when a server is
+lost, goes round those that serve, and repeats elsewhere what may be repeated. Of a list each server has a channel of
+its own, since one channel holds the certificates of all its addresses against one host; `limner.spread` goes round
+them by the same rules.
+"""
+
+import socket
+from collections.abc import Sequence
+from functools import partial
+
+import grpc
+from grpc import aio
+
+from limner.channel import Role
+from limner.endpoint import Endpoint, Tls, split
+from limner.errors import InvalidInputError, LimnerError, UnavailableError, from_rpc
+from limner.spread import AsyncSpread, Spread
+from limner.token import Token
+
+_NAME = "dns:"
+EXPECTED = '"host:port", several of them as a list or with commas between, or "dns:///host:port"'
+
+
+def addresses(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the addresses that are given as one text, with commas between, or as a list.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is none, one is empty, or one is there twice.
+    """
+    parts = given.split(",") if isinstance(given, str) else list(given)
+    found = [part.strip() for part in parts]
+    twice = next((one for one in found if found.count(one) > 1), None)
+    if not found or not all(found) or twice:
+        said = f"{twice!r} twice" if twice else f"{given!r}"
+        raise InvalidInputError(f"address is {said}; expected {EXPECTED}", field="address", expected=EXPECTED)
+    return tuple(found)
+
+
+class Servers:
+    """Where the calls of a client go.
+
+    Parameters
+    ----------
+    address
+        "host:port", "dns:///host:port", or several of them as a list or with commas between.
+    tls, token, tracing
+        Of each of them, as `Endpoint` takes them.
+    """
+
+    def __init__(
+        self, address: str | Sequence[str], tls: Tls | None, token: Token | None = None, tracing: bool = False
+    ) -> None:
+        self._addresses = addresses(address)
+        self._endpoint = partial(Endpoint, tls=tls, token=token, tracing=tracing)
+        role = Role.MEMBER if len(self._addresses) > 1 else Role.ALONE
+        self._endpoints = [
+            self._endpoint(one, role=Role.NAME if one.startswith(_NAME) else role) for one in self._addresses
+        ]
+        self._resolved: dict[str, Endpoint] = {}
+        self.address = ", ".join(self._addresses)
+
+    def open(self) -> grpc.Channel:
+        """Return a channel to them; nothing is sent yet."""
+        channels = [endpoint.open() for endpoint in self._endpoints]
+        return channels[0] if len(channels) == 1 else Spread(channels)
+
+    def open_async(self) -> aio.Channel:
+        """Return a channel for asyncio; nothing is sent yet."""
+        channels = [endpoint.open_async() for endpoint in self._endpoints]
+        return channels[0] if len(channels) == 1 else AsyncSpread(channels)
+
+    @property
+    def changing(self) -> bool:
+        """Whether there is a name among them, whose addresses may be others later."""
+        return any(one.startswith(_NAME) for one in self._addresses)
+
+    def each(self) -> list[Endpoint]:
+        """Return every single server, with names looked up now.
+
+        Raises
+        ------
+        UnavailableError
+            A name stands for nothing.
+        """
+        if not self.changing:
+            return self._endpoints
+        found: dict[str, Endpoint] = {}
+        for one in self._addresses:
+            host, port = split(one)
+            resolved = _looked_up(host, port) if one.startswith(_NAME) else [one]
+            for address in resolved:
+                known = self._resolved.get(address)
+                found[address] = known or self._endpoint(address, role=Role.MEMBER, host=host)
+        self._resolved = found
+        return list(found.values())
+
+    def explain(self, error: grpc.RpcError, call: str = "") -> LimnerError:
+        """Translate what a call raised; where it reached no server, looks at what is there, for seconds at most."""
+        translated = from_rpc(error, self.address, call)
+        if isinstance(translated, UnavailableError) and not translated.request_id and (obstacle := self._obstacle()):
+            return UnavailableError(f"no Limner server answers at {self.address}: {obstacle}")
+        return translated
+
+    def not_ready(self, waited_s: float) -> UnavailableError:
+        """Return the error of having waited for nothing; looks at the servers as `explain` does."""
+        obstacle = self._obstacle()
+        reason = f": {obstacle}" if obstacle else ""
+        return UnavailableError(f"no Limner server is ready at {self.address} after {waited_s:g} s{reason}")
+
+    def _obstacle(self) -> str:
+        """Return what of TLS stands between here and a server, empty where it is something else."""
+        for endpoint in self._endpoints:
+            if obstacle := endpoint.obstacle():
+                return obstacle if len(self._endpoints) == 1 else f"{endpoint.address}: {obstacle}"
+        return ""
+
+
+def _looked_up(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UnavailableError(f"{host} cannot be looked up: {error.strerror or error}") from error
+    # Of IPv6 the address has four parts.
+    return [f"[{at[0]}]:{port}" if family == socket.AF_INET6 else f"{at[0]}:{port}" for family, *_, at in found]

@@ -1,0 +1,66 @@
+"""What can be found wrong with the settings before anything is started: all of it at once, in a moment.
+
+What takes a connection or a model to find out is found by the start itself.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from limner_server.errors import LimnerError
+from limner_server.settings import Settings
+from limner_server.workers import reserved_port
+
+
+def problems(settings: Settings) -> list[str]:
+    """Return a sentence for each thing that is wrong: what, what was found, and what was expected."""
+    found = [
+        *_unwritable("data-dir", settings.data_dir),
+        *_unwritable("model-repository", settings.model_repository),
+        *_missing("weights-dir", settings.weights_dir),
+        *_database(settings),
+        *_port(settings),
+    ]
+    # torch takes seconds to import, and where nothing else is wrong the start will look.
+    return [*found, *_device(settings)] if found else []
+
+
+def _unwritable(flag: str, folder: Path) -> Iterator[str]:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        yield f"--{flag}: expected a folder, got {str(folder)!r}: {existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"--{flag}: expected a folder that can be written to, got {str(folder)!r}: {existing} cannot"
+
+
+def _missing(flag: str, folder: Path | None) -> Iterator[str]:
+    if folder is not None and not folder.is_dir():
+        yield f"--{flag}: expected a folder, got {str(folder)!r}: there is none"
+
+
+def _database(settings: Settings) -> Iterator[str]:
+    if settings.database_url:
+        from limner_server.state.database import prepare
+
+        try:
+            prepare(settings.database_url).dispose()
+        except LimnerError as error:
+            yield str(error)
+
+
+def _port(settings: Settings) -> Iterator[str]:
+    try:
+        with reserved_port(settings.host, settings.port):
+            pass
+    except OSError as error:
+        yield str(error)
+
+
+def _device(settings: Settings) -> Iterator[str]:
+    if settings.device == "cuda":
+        from limner_server.app import choose_device
+
+        try:
+            choose_device(settings.device)
+        except LimnerError as error:
+            yield str(error)
