@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.models import publish_untrained
-from limner_server.settings import Settings
 from tests.deploy.images import WANTED, WHY_NOT, Builder, Image
 from tests.deploy.manifests import DEPLOY, Object, all_of, overlay, the
 from tests.deploy.pods import Mounts, Pod, command, running
@@ -23,9 +22,6 @@ UID = 10001
 TARGETS = re.findall(
     r"^FROM (?:runtime|server) AS (cpu|cuda|client)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE
 )
-
-MERGED = "tls_certificate" in Settings.model_fields
-"""Whether the server has TLS, the access file and the port of health; to go with EXPECTED of test_manifests."""
 
 HEALTH = """
 import sys, grpc
@@ -119,10 +115,7 @@ def client(
     container = {**container, **(other or {})}
     places = {"/etc/hosts": mounts["/etc/hosts"], "/etc/limner/tls": mounts[who]}
     places |= {place: mounts[place] for place in ("/images", "/scores")}
-    found = command(image, objects, container, places, known)
-    if MERGED:
-        return found
-    return [word for word in found if not word.startswith("LIMNER_TLS")]
+    return command(image, objects, container, places, known)
 
 
 def test_an_image_holds_what_it_needs_and_no_more(images: dict[str, Image]) -> None:
@@ -150,13 +143,11 @@ def test_an_image_says_what_it_is(images: dict[str, Image]) -> None:
 def test_the_probes_of_the_pod_are_answered(pod: Pod) -> None:
     (container,) = the(overlay("cpu"), "Deployment", "limner")["spec"]["template"]["spec"]["containers"]
     probes = [container[f"{kind}Probe"]["grpc"] for kind in ("readiness", "liveness", "startup")]
-    port = probes[0]["port"] if MERGED else 8500
-    services = [probe.get("service", "") for probe in probes] if MERGED else [""]
-    asked = pod.near([sys.executable, "-c", HEALTH, f"127.0.0.1:{port}", *services])
+    services = [probe.get("service", "") for probe in probes]
+    asked = pod.near([sys.executable, "-c", HEALTH, f"127.0.0.1:{probes[0]['port']}", *services])
     assert asked.stdout.split() == ["1"] * len(services), asked.stderr
 
 
-@pytest.mark.skipif(not MERGED, reason="the metrics come with another branch")
 def test_the_metrics_are_where_they_are_looked_for(pod: Pod) -> None:
     (monitor,) = all_of(overlay("cpu"), "ServiceMonitor")
     path = monitor["spec"]["endpoints"][0]["path"]

@@ -4,11 +4,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from cloudcoil.models.cert_manager.v1 import Certificate, Issuer
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 
-from tests.deploy.manifests import K8S, OVERLAYS, Object, all_of, kustomize, overlay
+from tests.deploy.manifests import K8S, OVERLAYS, Object, all_of, environment, kustomize, overlay
 
 # The oldest one with all that is used (sidecars and failure policies by index), and the newest one known here.
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
@@ -46,6 +47,22 @@ def test_kubernetes_own_kinds(name: str, version: str) -> None:
             kubernetes_validate.validate(one, version, strict=True)
             checked += 1
     assert checked
+
+
+def test_the_pod_for_files_is_one_of_the_server() -> None:
+    pod = yaml.safe_load((K8S / "files-pod.yaml").read_text())
+    (deployment,) = all_of(overlay("cpu"), "Deployment")
+    server = deployment["spec"]["template"]["spec"]
+    for version in VERSIONS:
+        kubernetes_validate.validate(pod, version, strict=True)
+    for field in ("securityContext", "automountServiceAccountToken", "enableServiceLinks"):
+        assert pod["spec"][field] == server[field]
+    (own,), (container,) = pod["spec"]["containers"], server["containers"]
+    assert own["securityContext"] == container["securityContext"]
+    assert own["image"] == container["image"]
+    settings = environment(overlay("cpu"), container)
+    assert {entry["name"]: entry["value"] for entry in own["env"]}.items() <= settings.items()
+    assert {"name": "state", "mountPath": "/var/lib/limner"} in own["volumeMounts"]
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
