@@ -55,8 +55,8 @@ def _unknown(method: str) -> Handler:
 
     async def answer(_requests: Any, context: RpcContext) -> NoReturn:
         request_id = _identify(context)
-        trailer = ((REQUEST_ID, request_id), _VERSION)
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no {method}", trailer)
+        rich = rpc_status.to_status(status_pb2.Status(code=code_pb2.UNIMPLEMENTED, message=f"there is no {method}"))
+        await context.abort(rich.code, rich.details, ((REQUEST_ID, request_id), _VERSION, *rich.trailing_metadata))
         raise AssertionError("abort returned")
 
     # Of this kind no message is waited for, however the caller takes the method to be.
