@@ -70,7 +70,12 @@ def _places(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
     enums = [(enum, (ENUMS, index)) for index, enum in enumerate(file.enum_type)]
     for message, place in messages:
         yield message.name, place
-        messages += [(nested, (*place, NESTED, index)) for index, nested in enumerate(message.nested_type)]
+        # protoc makes the entries of a map itself.
+        messages += [
+            (nested, (*place, NESTED, index))
+            for index, nested in enumerate(message.nested_type)
+            if not nested.options.map_entry
+        ]
         enums += [(enum, (*place, NESTED_ENUMS, index)) for index, enum in enumerate(message.enum_type)]
         for index, field in enumerate(message.field):
             yield f"{message.name}.{field.name}", (*place, MEMBERS, index)

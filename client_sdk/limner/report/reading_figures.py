@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from limner.report.drawing import DASHED, ONE_COLUMN, TWO_COLUMNS, Colours, canvas
+from limner.report.drawing import DASHED, TWO_COLUMNS, Colours, canvas
 from limner.report.words import agreement_name, raters, words
 from limner.types import Agreement, AgreementFigure
 
@@ -48,7 +48,7 @@ def forest(colours: Colours, figures: Sequence[AgreementFigure]) -> Figure:
 def likelihoods(colours: Colours, agreement: Agreement) -> Figure:
     """Draw each rater's mean likelihood of each kind and label of image; the model is a bar."""
     kinds = list(dict.fromkeys((group.kind, group.label) for group in agreement.groups))
-    plot, axes = canvas(TWO_COLUMNS if len(kinds) > 6 else ONE_COLUMN * 1.5, 0.7 + 2 * _LINE_IN * len(kinds))
+    plot, axes = canvas(TWO_COLUMNS, 0.7 + 1.3 * _LINE_IN * len(kinds))
     readers = list(dict.fromkeys(group.reader for group in agreement.groups if group.reader != MODEL))
     for group in agreement.groups:
         place = kinds.index((group.kind, group.label))
