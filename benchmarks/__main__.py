@@ -18,6 +18,7 @@ from benchmarks import (
     simulation,
     simulation_memory,
     stream,
+    telemetry,
     training,
     triton,
 )
@@ -42,7 +43,7 @@ class Benchmark(Protocol):
 
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
-    *(sdk, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill),
+    *(sdk, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill, telemetry),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 
