@@ -29,6 +29,7 @@ from benchmarks import (
     soak,
     start,
     stream,
+    telemetry,
     training,
     triton,
 )
@@ -54,7 +55,7 @@ class Benchmark(Protocol):
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
     *(sdk, score_servers, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill),
-    *(start, overload, rolling, server_kills, soak, access, reading_page),
+    *(start, overload, rolling, server_kills, soak, access, telemetry, reading_page),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

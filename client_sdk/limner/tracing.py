@@ -33,7 +33,7 @@ def interceptors() -> Sequence[aio.ClientInterceptor]:
     return found
 
 
-class _Interceptor(grpcext.UnaryClientInterceptor, grpcext.StreamClientInterceptor):  # type: ignore[misc]
+class _Interceptor(grpcext.UnaryClientInterceptor, grpcext.StreamClientInterceptor):
     """The standard interceptor, whose streams of replies can be cancelled here as gRPC's own can."""
 
     def __init__(self) -> None:

@@ -37,12 +37,12 @@ class Traces:
     """
 
     def __init__(self, endpoint: str) -> None:
-        resource = {
+        resource: dict[str, str | int] = {
             "service.name": os.environ.get("OTEL_SERVICE_NAME", "limner-server"),
             "service.version": importlib.metadata.version("limner"),
             "process.pid": os.getpid(),
         }
-        self._provider = TracerProvider(resource=Resource.create(resource), span_limits=SpanLimits(max_events=0))
+        self._provider = TracerProvider(resource=Resource.create({**resource}), span_limits=SpanLimits(max_events=0))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_S)))
         self._tracer = self._provider.get_tracer(__name__)
         self._told: WeakKeyDictionary[trace.Span, int] = WeakKeyDictionary()

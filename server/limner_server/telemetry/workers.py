@@ -25,7 +25,7 @@ SHARED = frozenset({"limner_jobs", "limner_database_unreachable"})
 """Gauges that every process on one database has alike: not to be added up."""
 
 ANSWER_S = 2.0
-"""Longest wait for one worker's page, in seconds."""
+"""Longest wait for the workers' pages, in seconds."""
 
 _END = b"\0"
 _OF_ONE_PROCESS = "process_"
@@ -71,7 +71,10 @@ class WorkerPages(Collector):
             gauges: dict[_Key, float] = {}
             answering = 0
             for line in self._lines.values():
-                if (page := line.ask()) is not None:
+                line.ask()
+            deadline = time.monotonic() + ANSWER_S
+            for line in self._lines.values():
+                if (page := line.answer(deadline)) is not None:
                     answering += 1
                     self._read(line, page, gauges)
             totals = defaultdict(float, self._before)
@@ -128,13 +131,16 @@ class _Line:
         self._received = bytearray()
         self._owed = 0
 
-    def ask(self) -> str | None:
-        """Return the worker's page; None where it does not answer in time, or has ended."""
-        try:
-            self._socket.settimeout(ANSWER_S)
+    def ask(self) -> None:
+        """Ask for the worker's page."""
+        with contextlib.suppress(OSError):  # it has ended, and will not answer
             self._socket.sendall(b"?")
             self._owed += 1
-            return self._answer(time.monotonic() + ANSWER_S)
+
+    def answer(self, deadline: float) -> str | None:
+        """Return the worker's page; None where it does not answer by a time of `time.monotonic`, or has ended."""
+        try:
+            return self._answer(deadline)
         except OSError as error:
             _log.warning("worker %d does not tell its metrics: %s", self.number, error)
             return None
