@@ -72,7 +72,7 @@ def _serves(port: int, service: str) -> bool:
     # A connection of its own each time: a probe has one, and one that was refused waits before it tries again.
     with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(
+            reply = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(service=service), timeout=10
             )
         except grpc.RpcError:
