@@ -126,7 +126,9 @@ class App:
         if self._traces is not None:
             interceptors.insert(0, self._traces.interceptor())
         if settings.metrics_port is not None:
-            interceptors.insert(0, MeteringInterceptor(_METHODS, metrics))
+            metering = MeteringInterceptor(_METHODS)
+            metrics.register(metering)
+            interceptors.insert(0, metering)
 
         limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
