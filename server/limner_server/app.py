@@ -110,7 +110,9 @@ class App:
         register_serving(metrics, self._models, jobs, self._runner)
         self._interceptors: list[aio.ServerInterceptor] = []  # the first is the outermost
         if settings.metrics_port is not None:
-            self._interceptors.append(MeteringInterceptor([f"/{method}" for method in MATRIX], metrics))
+            metering = MeteringInterceptor([f"/{method}" for method in MATRIX])
+            metrics.register(metering)
+            self._interceptors.append(metering)
         if self._traces is not None:
             self._interceptors.append(self._traces.interceptor())
         audit = AuditInterceptor(AuditLog(database), only_known=self._access is not None)

@@ -25,7 +25,7 @@ from tests.live import LiveServer
 from tests.telemetry import obedient
 from tests.telemetry.conftest import Metered
 from tests.telemetry.obedient import image
-from tests.telemetry.scraped import scrape, wait_for
+from tests.telemetry.scraped import Page, scrape, wait_for
 
 PREDICT = {"service": "limner.v1.InferenceService", "method": "Predict"}
 SLOW = 2000
@@ -134,12 +134,12 @@ def test_what_waits_what_is_in_flight_and_what_a_full_queue_refuses(live: LiveSe
 
 def test_what_is_cancelled_and_what_comes_too_late(live: LiveServer, moved: Moved) -> None:
     with busy(live, waiting=2) as (_, calls), triton.InferenceServerClient(live.address) as other:
-        for call in calls[2:]:
+        for call in calls:
             call.cancel()
-        wait_for(live, lambda page: page("limner_queue_images") == 0)
-        assert moved("limner_rejections_total", reason="cancelled") == 2
-        assert moved(nv("request_failure"), reason="CANCELED") == 2
-        assert moved("limner_rpc_requests_total", **PREDICT, code="CANCELLED") == 2
+        wait_for(live, lambda page: in_flight(page) == 0)
+        assert moved("limner_rejections_total", reason="cancelled") == 4
+        assert moved(nv("request_failure"), reason="CANCELED") == 4
+        assert moved("limner_rpc_requests_total", **PREDICT, code="CANCELLED") == 4
         tensor = triton.InferInput("images", [1, obedient.SIZE, obedient.SIZE], "FP32")
         tensor.set_data_from_numpy(image(0)[None])
         with pytest.raises(triton.InferenceServerException, match="deadline"):
@@ -149,11 +149,11 @@ def test_what_is_cancelled_and_what_comes_too_late(live: LiveServer, moved: Move
 
 
 def test_a_callers_own_deadline_is_told_from_his_leaving(live: LiveServer, moved: Moved) -> None:
-    with busy(live, waiting=0) as (stub, _):
+    with busy(live, waiting=1) as (stub, _):
         with pytest.raises(grpc.RpcError) as caught:
             stub.Predict(request(0), timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_for(live, lambda page: page("limner_queue_images") == 0)
+        wait_for(live, lambda page: in_flight(page) == 3)
     assert moved("limner_rpc_requests_total", **PREDICT, code="DEADLINE_EXCEEDED") == 1
 
 
@@ -244,17 +244,21 @@ def test_a_taken_port_is_one_clear_line(live: LiveServer, tmp_path: Path) -> Non
 
 @contextmanager
 def busy(server: LiveServer, waiting: int) -> Iterator[tuple[InferenceServiceStub, list[Any]]]:
-    """Keep both lanes at work on an image each while so many more wait; ends when all of that is over."""
+    """Keep both lanes at work on an image each while one or more wait; ends when all of that is over."""
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = InferenceServiceStub(channel)
-        calls = [stub.Predict.future(request(SLOW)) for _ in range(2)]
-        wait_for(server, lambda page: page("limner_rpc_in_flight", **PREDICT) == 2 and not page("limner_queue_images"))
-        calls += [stub.Predict.future(request(SLOW)) for _ in range(waiting)]
-        wait_for(server, lambda page: page("limner_queue_images") == waiting)
+        calls = [stub.Predict.future(request(SLOW)) for _ in range(2 + waiting)]
+        # While something waits, no lane is idle.
+        wait_for(server, lambda page: (page("limner_queue_images"), in_flight(page)) == (waiting, 2 + waiting))
         yield stub, calls
         for call in calls:
             call.cancel()
-        wait_for(server, lambda page: page("limner_rpc_in_flight", **PREDICT) == 0)
+        wait_for(server, lambda page: in_flight(page) == 0)
+
+
+def in_flight(page: Page) -> float:
+    """Calls of Predict that have not ended."""
+    return page("limner_rpc_in_flight", **PREDICT)
 
 
 def nv(name: str) -> str:

@@ -4,7 +4,6 @@ Their labels are names of loaded versions, never what a caller has asked for: th
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -12,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from limner_server.serving import ServedModel
 from limner_server.statistics import BOUNDS_S
+from limner_server.telemetry.histogram import buckets
 from limner_server.telemetry.triton_names import model_families
 
 LABELS = ("model", "version")
@@ -70,7 +70,7 @@ def _stages(served: Sequence[ServedModel]) -> Metric:
     for model in served:
         for stage, attribute in _STAGES.items():
             spread = getattr(model.statistics, attribute)
-            family.add_metric([*labels_of(model), stage], _buckets(BOUNDS_S, spread.classes), spread.ns / 1e9)
+            family.add_metric([*labels_of(model), stage], buckets(BOUNDS_S, spread.classes), spread.ns / 1e9)
     return family
 
 
@@ -82,7 +82,7 @@ def _batches(served: Sequence[ServedModel]) -> Metric:
         for size, batches in sizes.items():
             classes[(size - 1).bit_length()] += batches
         images = sum(size * batches for size, batches in sizes.items())
-        family.add_metric(labels_of(model), _buckets(BATCH_BOUNDS, classes), images)
+        family.add_metric(labels_of(model), buckets(BATCH_BOUNDS, classes), images)
     return family
 
 
@@ -119,9 +119,3 @@ def _gauges(served: Sequence[ServedModel]) -> Iterable[Metric]:
         limit.add_metric(labels_of(model), model.executor.max_waiting)
         healthy.add_metric(labels_of(model), not model.executor.healthy)
     return waiting, limit, healthy
-
-
-def _buckets(bounds: Sequence[float], classes: Sequence[int]) -> list[tuple[str, float]]:
-    """Cumulative counts, as the text format has them, of classes of which the last is above all bounds."""
-    names = [*map(str, map(float, bounds)), "+Inf"]
-    return list(zip(names, accumulate(classes), strict=True))
