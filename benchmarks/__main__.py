@@ -24,6 +24,7 @@ from benchmarks import (
     simulation,
     simulation_memory,
     soak,
+    start,
     stream,
     training,
     triton,
@@ -50,7 +51,7 @@ class Benchmark(Protocol):
 _ALL: tuple[Benchmark, ...] = (
     *(triton.W1, stream.W2, stream.W2_SMALL, stream.W3, triton.W4, identity),
     *(sdk, latency, memory, training, simulation, simulation_memory, gateway, gateway_kill),
-    *(overload, rolling, server_kills, soak),
+    *(start, overload, rolling, server_kills, soak),
 )
 BENCHMARKS = {benchmark.NAME: benchmark for benchmark in _ALL}
 

@@ -14,10 +14,12 @@ from limner import Client
 from limner.errors import LimnerError, NotFoundError
 from limner.types import Grid, JobState, TrainingConfig
 from limner.v1 import training_pb2, training_pb2_grpc
+from limner_server.rpc.health import LIVE
 from limner_server.state.audit import AuditLog
 from limner_server.state.database import open_database
 from tests import postgres
 from tests.e2e.phantoms import import_phantom
+from tests.e2e.test_standard import HEALTH, health
 from tests.live import LiveServer
 
 CONFIG = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=3, batch_size=16, halves=False)
@@ -130,8 +132,12 @@ def test_a_database_that_goes_away_is_told_and_found_again(pair: Pair) -> None:
         training_pb2_grpc.TrainingServiceStub(channel).ListTrainings(training_pb2.ListTrainingsRequest())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "database" in (caught.value.details() or "")
+    address = pair.servers[1].address
+    until(lambda: health(address, "") == health(address, "limner.v1.InferenceService") == HEALTH.NOT_SERVING)
+    assert health(address, LIVE) == HEALTH.SERVING
     pair.database.start()
-    until(lambda: not fails(client.trainings, LimnerError))
+    until(lambda: health(address, "") == HEALTH.SERVING)
+    assert not fails(client.trainings, LimnerError)
     assert client.predict("lasting", [IMAGE]).results[0].ok
 
 

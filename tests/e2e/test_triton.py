@@ -151,6 +151,8 @@ def test_triton_killed_in_mid_stream_and_started_again(client: Client, live: Liv
     assert_unavailable([result for result in results if not result.ok], triton)
     assert not results[-1].ok
     until_health(live, NOT_READY)
+    for service, state in (("Inference", NOT_READY), ("Feature", NOT_READY), ("Cohort", READY), ("Training", READY)):
+        assert health(live.address, f"limner.v1.{service}Service") == state
 
     client.unload_model("m")
     assert_unavailable(client.predict("m", slices).results, triton)  # loaded while Triton is down, and kept
