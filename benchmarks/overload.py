@@ -6,6 +6,7 @@ is sent again. Generator and server share the machine, so the model is one whose
 as many calls to be made and refused beside it.
 """
 
+import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ def run(pairs: int = PAIRS, plan: Plan = PLAN) -> Result:
         "calls_over_per_s": len(over.calls) / plan.seconds,
         "answered_over_per_s": over.answered_per_s(settled, plan.seconds),
         "refused": len(over.of(REFUSED)),
+        "refused_p50_ms": 1e3 * statistics.median(over.of(REFUSED) or [float("nan")]),
         "refused_p99_ms": 1e3 * over.p99(REFUSED),
         "refused_without_pushback": len(over.of(REFUSED_WITHOUT_PUSHBACK)),
         "ended_otherwise": len(over.of(OTHER)),

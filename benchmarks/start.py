@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -71,10 +72,9 @@ def measured_start(folder: Path) -> Start:
 def _serves(port: int, service: str) -> bool:
     # A connection of its own each time: a probe has one, and one that was refused waits before it tries again.
     with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its methods are not in its types
         try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
-                health_pb2.HealthCheckRequest(service=service), timeout=10
-            )
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
         except grpc.RpcError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
