@@ -1,5 +1,8 @@
 """What the manifests say is what Kubernetes and the operators understand: every field, by their schemas."""
 
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -7,9 +10,9 @@ import pytest
 import yaml
 from cloudcoil.models.cert_manager.v1 import Certificate, Issuer
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-from tests.deploy.manifests import K8S, OVERLAYS, Object, all_of, environment, kustomize, overlay
+from tests.deploy.manifests import DEPLOY, K8S, OVERLAYS, Object, all_of, environment, kustomize, overlay
 
 # The oldest one with all that is used (sidecars and failure policies by index), and the newest one known here.
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
@@ -74,6 +77,21 @@ def test_kinds_of_operators(kind: str) -> None:
         model = CUSTOM[kind].model_validate(one)
         # A field that the model does not know is dropped on the way through it.
         assert model.model_dump(by_alias=True, exclude_unset=True, mode="json") == one
+
+
+def test_the_rules_as_an_object_of_the_operator(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r'^```sh title="rules"\n(.*?)^```$', (DEPLOY / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "deploy").symlink_to(DEPLOY)
+    command = ["bash", "-euo", "pipefail", "-c", block]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    rule = yaml.safe_load((tmp_path / "rules.yaml").read_text())
+    assert PrometheusRule.model_validate(rule).model_dump(by_alias=True, exclude_unset=True, mode="json") == rule
+    jobs = set(re.findall(r'job="([^"]+)"', (tmp_path / "rules.yaml").read_text()))
+    services = {service["metadata"]["name"] for service in all_of(overlay("cpu"), "Service")}
+    assert jobs <= services, "a ServiceMonitor's job is its Service"
+    assert jobs
 
 
 def test_a_field_that_is_none_is_found() -> None:
