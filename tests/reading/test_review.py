@@ -18,6 +18,7 @@ from limner.reading_export import write_export
 from limner.types import Case, ItemKind, LexiconEntry, NewReading, ReaderVerdict
 from limner_server.review.lexicon import DEFAULT_LEXICON
 from tests.conftest import Run
+from tests.imaging.conformance import assert_valid_dicom
 from tests.live import LiveServer
 from tests.reading import study
 
@@ -275,6 +276,8 @@ def test_export_writes_tables_pictures_and_dicom(study_client: Client, closed: N
     assert MARK in [item.get("TextValue") for item in report.ContentSequence]
     assert "Ödem" in str(report)
     referred = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert_valid_dicom(tmp_path / "out" / "report-ann.dcm")
+    assert_valid_dicom(tmp_path / "out" / "images" / "000.dcm")
     image = pydicom.dcmread(tmp_path / "out" / "images" / "000.dcm")
     assert image.SOPInstanceUID in {one.ReferencedSOPInstanceUID for one in referred}
     assert image.pixel_array.astype("<u2").tobytes() == content.items[0].pixels

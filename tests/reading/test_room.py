@@ -176,7 +176,7 @@ def test_a_server_that_is_killed_loses_and_doubles_nothing(
     expect(page.locator("#saved")).to_contain_text("2 verdicts are saved here, not yet at the server")
     page.on("dialog", lambda dialog: dialog.accept())
     page.reload()
-    expect(page.locator("#login-error")).to_contain_text("Trying again")
+    expect(page.locator("#login-error")).to_have_text("The Limner server cannot be reached. Trying again.")
     expect(page.locator("#waiting")).to_contain_text("2 verdicts wait in this browser")
     study_server.start(study_server.address.rpartition(":")[2])
     for position in range(4, total + 1):

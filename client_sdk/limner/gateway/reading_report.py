@@ -145,8 +145,9 @@ def _image(content: ReadingExport, item: ReadingItem) -> Dataset:
         specific_character_set=CHARACTER_SET,
         **equipment(_model(content)),
     )
-    # The slices of a cohort may lie in any plane.
+    # The slices of a cohort may lie in any plane, and are of no side of the body that is known.
     image.PatientOrientation = ""
+    image.Laterality = ""
     describe(
         image, "Images of a reading", f"Image {item.number} of reading {reading.id}: {describe_item(item)}. {MARK}"
     )

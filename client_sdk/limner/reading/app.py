@@ -27,6 +27,7 @@ from limner.errors import (
 from limner.types import ReaderVerdict
 
 MAX_BODY_BYTES = 64 * 1024
+AWAY = 503
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 # The page loads its own files and calls this server; it may do nothing else, whatever is injected into it.
@@ -46,8 +47,8 @@ _STATUS: dict[type[LimnerError], int] = {
     NotFoundError: 401,  # of a token
     InvalidInputError: 400,
     WrongStateError: 409,
-    UnavailableError: 503,
-    DeadlineError: 503,
+    UnavailableError: AWAY,
+    DeadlineError: AWAY,
 }
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -120,7 +121,9 @@ def _position(request: Request) -> int:
 
 async def _refused(_request: Request, error: LimnerError) -> Response:
     status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 502)
-    return JSONResponse({"error": str(error), "code": error.code.name}, status)
+    # Addresses and what is wrong with them are the operator's business, not the reader's.
+    text = "The Limner server cannot be reached." if status == AWAY else str(error)
+    return JSONResponse({"error": text, "code": error.code.name}, status)
 
 
 def _static_files() -> dict[str, str]:
