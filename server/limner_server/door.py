@@ -54,6 +54,10 @@ class Door:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
+                # By default gRPC drops some of the calls over 1,000 that Python has not come to, as CANCELLED, which no
+                # caller takes for a reason to try again. All are to be refused by the services, with pushback.
+                ("grpc.server.max_pending_requests", 10_000),
+                ("grpc.server.max_pending_requests_hard_limit", 20_000),
                 # The SDK pings every 30 s during a call; long quiet streams must not be ended for it.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 # By default two servers would share a port in silence; the workers of one are meant to.

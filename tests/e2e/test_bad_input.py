@@ -92,7 +92,10 @@ def test_a_bad_image_is_named_and_fails_alone(
     good, bad, also_good = client.predict(model, images, send_dicom=send_dicom).results
     assert [good.id, bad.id, also_good.id] == ["good 1", "bad", "good 2"]
     assert good.error is None
-    assert also_good.prediction == good.prediction
+    # Their batches may differ in size, and so the order in which floats are added.
+    assert also_good.prediction is not None
+    assert good.prediction is not None
+    assert also_good.prediction.probabilities == pytest.approx(good.prediction.probabilities, abs=1e-5)
     assert bad.prediction is None
     assert bad.error is not None
     assert bad.error.code == "INVALID_ARGUMENT"

@@ -4,6 +4,7 @@ Node.js needs `npm ci` in `examples/node`, Java the Debian packages that `exampl
 is not installed, `tests.e2e.reflect` stands in for it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ import pytest
 
 from benchmarks.models import publish_untrained
 from limner import Client
+from limner.channel import Role, service_config
 from limner.imaging.dicom import decode
 from limner.v1 import inference_pb2
 from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
@@ -259,4 +261,9 @@ def test_what_the_guide_shows_is_in_the_example(file: str, block: str) -> None:
 def test_the_guide_shows_every_language_and_hides_no_untried_code() -> None:
     assert {Path(file).suffix for file, _ in SHOWN} == {".js", ".java"}
     fences = re.findall(r"^```(\w.*)$", GUIDE, re.MULTILINE)
-    assert {fence.split()[0] for fence in fences if " " not in fence} == {"xml", "csharp"}
+    assert {fence.split()[0] for fence in fences if " " not in fence} == {"xml", "csharp", "json"}
+
+
+def test_the_service_config_of_several_servers_is_what_the_sdk_uses() -> None:
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    assert json.loads(shown).items() <= json.loads(service_config(Role.NAME)).items()
