@@ -14,5 +14,7 @@ _QUOTING = ("pydicom", "openjpeg", "pynetdicom", "highdicom", "dicomweb_client",
 def hush_dicom() -> None:
     """Silence the loggers and warnings of DICOM libraries in this process."""
     for name in _QUOTING:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        logger = logging.getLogger(name)
+        logger.propagate = False  # not by its level, which pydicom sets anew when it is imported
+        logger.addHandler(logging.NullHandler())
         warnings.filterwarnings("ignore", module=rf"{name}\b")
