@@ -71,7 +71,7 @@ def roll(folder: Path, plan: Plan) -> Outcome:
     servers = [LiveServer(folder, port=free_port(), threads=1, load=_MODEL) for _ in range(2)]
     for server in servers:
         server.start()
-    both = "ipv4:" + ",".join(server.address for server in servers)
+    both = ",".join(server.address for server in servers)
     with Client(both) as client:
         import_phantom(client, folder / "phantom", "trained", bytes(32))
     threads = [threading.Thread(target=_keep, args=(both, outcome, ended, *each)) for each in _KINDS.items()]
