@@ -89,8 +89,7 @@ def _batches(served: Sequence[ServedModel]) -> Metric:
 def _rejections(served: Sequence[ServedModel]) -> Metric:
     family = CounterMetricFamily(
         "limner_rejections",
-        "Requests (an image of limner.v1, a call of ModelInfer) that were not answered, by reason. When a full queue"
-        " refuses a call, its other images count as cancelled.",
+        "Requests (an image of limner.v1, a call of ModelInfer) that were not answered, by reason.",
         labels=(*LABELS, "reason"),
     )
     for model in served:
