@@ -8,7 +8,6 @@ them by the same rules.
 
 import socket
 from collections.abc import Sequence
-from functools import partial
 
 import grpc
 from grpc import aio
@@ -55,11 +54,13 @@ class Servers:
         self, address: str | Sequence[str], tls: Tls | None, token: Token | None = None, tracing: bool = False
     ) -> None:
         self._addresses = addresses(address)
-        self._endpoint = partial(Endpoint, tls=tls, token=token, tracing=tracing)
+
+        def endpoint(one: str, role: Role, host: str = "") -> Endpoint:
+            return Endpoint(one, tls, token, tracing, role, host)
+
+        self._endpoint = endpoint  # a closure, so that the token is in nothing that can be shown
         role = Role.MEMBER if len(self._addresses) > 1 else Role.ALONE
-        self._endpoints = [
-            self._endpoint(one, role=Role.NAME if one.startswith(_NAME) else role) for one in self._addresses
-        ]
+        self._endpoints = [endpoint(one, Role.NAME if one.startswith(_NAME) else role) for one in self._addresses]
         self._resolved: dict[str, Endpoint] = {}
         self.address = ", ".join(self._addresses)
 
@@ -94,7 +95,7 @@ class Servers:
             resolved = _looked_up(host, port) if one.startswith(_NAME) else [one]
             for address in resolved:
                 known = self._resolved.get(address)
-                found[address] = known or self._endpoint(address, role=Role.MEMBER, host=host)
+                found[address] = known or self._endpoint(address, Role.MEMBER, host)
         self._resolved = found
         return list(found.values())
 

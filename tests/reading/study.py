@@ -49,7 +49,9 @@ def start(folder: Path, **settings: object) -> LiveServer:
 
 def _slice(number: int) -> CohortSlice:
     subject = number // 2
-    return CohortSlice(f"i{number:02}", f"s{subject}", LABELS[subject % 2], Slice(_pixels(number), 2.0, 2.0))
+    return CohortSlice(
+        f"instance-{number:02}", f"subject-{subject}", LABELS[subject % 2], Slice(_pixels(number), 2.0, 2.0)
+    )
 
 
 def _pixels(number: int) -> NDArray[np.uint16]:

@@ -41,7 +41,8 @@ def several(*servicers: Any, register: Callable[..., None] = add_models) -> Iter
 
 def with_health(status: Any) -> tuple[Callable[..., None], health.HealthServicer]:
     """What registers models and a health service of that status."""
-    servicer = health.HealthServicer()
+    # By default its `set` and the end of a watch, in another thread, may wait for each other for ever.
+    servicer = health.HealthServicer(experimental_non_blocking=False)
     servicer.set("", status)
 
     def register(models: Any, server: grpc.Server) -> None:

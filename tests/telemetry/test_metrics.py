@@ -45,6 +45,11 @@ def request(*values: float) -> inference_pb2.PredictRequest:
     return inference_pb2.PredictRequest(model=common_pb2.ModelSpec(name=obedient.NAME), images=images)
 
 
+def stream(*values: float) -> Iterator[inference_pb2.PredictStreamRequest]:
+    yield inference_pb2.PredictStreamRequest(header={"model": {"name": obedient.NAME}})
+    yield inference_pb2.PredictStreamRequest(images=request(*values).images)
+
+
 class Moved:
     """How much a page moved between its two readings."""
 
@@ -90,19 +95,12 @@ def test_names_that_callers_make_up_become_no_labels(live: LiveServer, client: C
     assert "made" not in scrape(live).text.lower()
 
 
-def test_the_standard_services_are_counted_and_answer_as_ever(live: LiveServer, moved: Moved) -> None:
+def test_reflection_is_counted_and_probes_are_not(live: LiveServer, moved: Moved) -> None:
     with grpc.insecure_channel(live.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         assert stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
-        watch = stub.Watch(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        health = "grpc.health.v1.Health"
-        assert moved("limner_rpc_in_flight", service=health, method="Watch") == 1
-        watch.cancel()
-        wait_for(live, lambda page: page("limner_rpc_in_flight", service=health) == 0)
         assert "limner.v1.InferenceService" in ProtoReflectionDescriptorDatabase(channel).get_services()
-    assert moved("limner_rpc_requests_total", service=health, method="Check", code="OK") == 1
-    assert moved("limner_rpc_requests_total", service=health, method="Watch", code="CANCELLED") == 1
+    assert moved("limner_rpc_requests_total", service="grpc.health.v1.Health") == 0  # a probe is no traffic
     wait_for(live, lambda page: page("limner_rpc_requests_total", method="ServerReflectionInfo") > 0)
 
 
@@ -151,10 +149,11 @@ def test_what_is_cancelled_and_what_comes_too_late(live: LiveServer, moved: Move
 def test_a_callers_own_deadline_is_told_from_his_leaving(live: LiveServer, moved: Moved) -> None:
     with busy(live, waiting=1) as (stub, _):
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Predict(request(0), timeout=0.2)
+            list(stub.PredictStream(stream(0), timeout=0.2))  # a call that would wait longer is not admitted
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_for(live, lambda page: in_flight(page) == 3)
-    assert moved("limner_rpc_requests_total", **PREDICT, code="DEADLINE_EXCEEDED") == 1
+        ended = {**PREDICT, "method": "PredictStream", "code": "DEADLINE_EXCEEDED"}
+        wait_for(live, lambda page: page("limner_rpc_requests_total", **ended) > 0)
+    assert moved("limner_rpc_requests_total", **ended) == 1
 
 
 def test_bad_input_and_failed_forward_passes(live: LiveServer, moved: Moved) -> None:
