@@ -74,7 +74,7 @@ class Builder:
         name = f"localhost/limner-test:{target}"
         self._run(
             *("build-using-dockerfile", "--isolation=chroot", "--layers", f"--file={DOCKERFILE}"),
-            *(f"--target={target}", f"--tag={name}", f"--build-arg=BASE={_BASE}", "--build-arg=TORCH_INDEX="),
+            *(f"--target={target}", f"--tag={name}", f"--build-arg=BASE={_BASE}"),
             "--volume=/etc/ssl/certs:/etc/ssl/certs:ro",
             *(f"--volume={source}:{place}:ro" for source, place in loan),
             str(ROOT),
