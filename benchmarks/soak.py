@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from benchmarks.models import publish_untrained, random_slices
 from limner import Client, CohortPlan, CohortSlice, Slice
 from limner.errors import InvalidInputError, LimnerError, NotFoundError
 from limner.imaging.phantom import write_phantom
-from limner.types import FeatureOptions, Grid, JobState, TrainingConfig
+from limner.types import FeatureOptions, Grid, ItemResult, JobState, TrainingConfig
 from tests.e2e.phantoms import import_phantom
 from tests.live import LiveServer
 
@@ -135,14 +135,14 @@ def _sample(process: psutil.Process, folder: Path) -> Sample:
 
 
 def _score(client: Client) -> None:
-    assert all(result.ok for result in client.predict(_MODEL, random_slices(16, _SIZE)).results)
+    _check_ok(client.predict(_MODEL, random_slices(16, _SIZE)).results)
     time.sleep(0.05)
 
 
 def _stream(client: Client) -> None:
     results = list(client.predict_stream(_MODEL, list(random_slices(100, _SIZE))))
     assert len(results) == 100
-    assert all(result.ok for result in results)
+    _check_ok(results)
     time.sleep(0.2)
 
 
@@ -155,9 +155,14 @@ def _leave(client: Client) -> None:
     time.sleep(0.3)
 
 
+def _check_ok(results: Iterable[ItemResult]) -> None:
+    failed = [str(result.error) for result in results if not result.ok]
+    assert not failed, failed[0]
+
+
 def _explain(client: Client) -> None:
     options = FeatureOptions(heat_maps=True)
-    assert all(result.ok for result in client.extract_features(_MODEL, random_slices(2, _SIZE), options).results)
+    _check_ok(client.extract_features(_MODEL, random_slices(2, _SIZE), options).results)
     time.sleep(0.3)
 
 

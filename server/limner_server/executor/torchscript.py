@@ -134,7 +134,8 @@ class TorchScriptEngine:
         return dict(zip(self._card.outputs, outputs, strict=False))
 
     def _explain(self, images: Tensor, targets: Tensor, layers: tuple[int, ...]) -> dict[str, Tensor]:
-        with torch.enable_grad():
+        # Unoptimised: two lanes whose first calls meet in torch's profiling of a graph with gradients can break it.
+        with torch.enable_grad(), torch.jit.optimized_execution(False):
             logits, target, embedding, maps, gradients = self._whole.explain(images, targets)
         found = {
             "logits": logits,

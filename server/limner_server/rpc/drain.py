@@ -82,6 +82,8 @@ async def until(draining: asyncio.Event, items: AsyncIterator[T]) -> AsyncGenera
                 if not item.done():  # the source must have come to rest before anyone closes it
                     item.cancel()
                     await asyncio.wait((item,))
+                if not item.cancelled():
+                    item.exception()  # looked at, or asyncio logs the end of a stream whose caller leaves just then
             try:
                 yield item.result()
             except StopAsyncIteration:
