@@ -135,7 +135,7 @@ class TorchScriptEngine:
 
     def _explain(self, images: Tensor, targets: Tensor, layers: tuple[int, ...]) -> dict[str, Tensor]:
         # Unoptimised: two lanes whose first calls meet in torch's profiling of a graph with gradients can break it.
-        with torch.enable_grad(), torch.jit.optimized_execution(False):
+        with torch.enable_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             logits, target, embedding, maps, gradients = self._whole.explain(images, targets)
         found = {
             "logits": logits,
