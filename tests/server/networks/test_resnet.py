@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision import models
 from torchvision.models import resnet18
 
 from limner_server.errors import InvalidInputError
@@ -39,7 +40,7 @@ def test_channels_are_those_of_the_architecture(architecture: str) -> None:
 def test_every_architecture_starts_from_torchvisions_file_and_exports(tmp_path: Path, architecture: str) -> None:
     """Weights for 1000 classes and three channels, of which all but the classifier's are taken."""
     torch.manual_seed(0)
-    trunk = ARCHITECTURES[architecture](num_classes=1000)
+    trunk = getattr(models, architecture)(num_classes=1000)
     file = tmp_path / "weights.safetensors"
     save_file(trunk.state_dict(), file)
     network = build_network(architecture, 2, file).eval()
