@@ -5,7 +5,7 @@ and everything else is refused, to be asked again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -17,14 +17,11 @@ from grpc_reflection.v1alpha import reflection
 from limner_server.access.tls import TlsFiles
 from limner_server.probes import ProbePort
 from limner_server.rpc.health import SERVICES, Health
-from limner_server.rpc.interceptor import Handler, RpcContext
+from limner_server.rpc.interceptor import Continuation, Handler, RpcContext
 from limner_server.settings import Settings
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 STARTING = f"the server is starting; {HEALTH} says when it serves"
-
-_Details = grpc.HandlerCallDetails
-_Next = Callable[[_Details], Awaitable[Handler | None]]
 
 
 class Door:
@@ -135,7 +132,7 @@ class _Guard(aio.ServerInterceptor):
         self.interceptors: Sequence[aio.ServerInterceptor] | None = None
 
     async def intercept_service(
-        self, continuation: _Next, handler_call_details: grpc.HandlerCallDetails
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         if handler_call_details.method.startswith(f"/{HEALTH}/"):  # a probe has no name, and asks at every time
             return await continuation(handler_call_details)

@@ -18,7 +18,7 @@ from limner_server.access.limits import Meter, Meters
 from limner_server.access.matrix import MATRIX, Role
 from limner_server.access.principal import enter
 from limner_server.errors import ForbiddenError, InvalidInputError, UnauthenticatedError
-from limner_server.rpc.interceptor import Handler, RpcContext, shape
+from limner_server.rpc.interceptor import Continuation, Handler, RpcContext, shape
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +31,7 @@ class AccessInterceptor(aio.ServerInterceptor):
         self._meters = Meters()
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """Return the handler with a guard before it. A method that there is not is told of as such, to anybody."""
         handler = await continuation(handler_call_details)

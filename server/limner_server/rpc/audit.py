@@ -6,7 +6,7 @@ Stands outside `interceptor`, whose request id and status it writes down. Reads 
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from grpc import aio
 from sqlalchemy.exc import SQLAlchemyError
 
 from limner_server.access.principal import caller_name
-from limner_server.rpc.interceptor import REQUEST_ID, Handler, RpcContext, rewrap
+from limner_server.rpc.interceptor import REQUEST_ID, Continuation, Handler, RpcContext, rewrap
 from limner_server.state.audit import AuditEntry, AuditLog
 
 CHANGING = frozenset(
@@ -51,9 +51,7 @@ class AuditInterceptor(aio.ServerInterceptor):
         self._only_known = only_known
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """Return the handler, noted where it is to be."""
         handler = await continuation(handler_call_details)

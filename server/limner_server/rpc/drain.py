@@ -8,7 +8,7 @@ alone: they end by themselves.
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -16,7 +16,7 @@ from grpc import aio
 
 from limner_server.errors import UnavailableError
 from limner_server.rpc.health import LEAVING
-from limner_server.rpc.interceptor import Handler, RpcContext, rewrap
+from limner_server.rpc.interceptor import Continuation, Handler, RpcContext, rewrap
 
 T = TypeVar("T")
 
@@ -28,9 +28,7 @@ class DrainInterceptor(aio.ServerInterceptor):
         self._draining = draining
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """Return the handler, and where it streams, one that ends in time."""
         handler = await continuation(handler_call_details)

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 else:
     Handler = grpc.RpcMethodHandler  # generic in its stubs only
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+"""What an interceptor asks for the handler that the others, and the services, give."""
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
     """Wraps every handler of every service."""
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """Return the handler with its errors translated."""
         handler = await continuation(handler_call_details)

@@ -10,7 +10,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from limner_server.rpc.interceptor import Handler, RpcContext, rewrap
+from limner_server.rpc.interceptor import Continuation, Handler, RpcContext, rewrap
 from limner_server.telemetry.histogram import buckets
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -46,9 +46,7 @@ class MeteringInterceptor(aio.ServerInterceptor, Collector):
         self._meters: dict[str, _Meter] = {}
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """Return the handler, metered; what nobody handles is counted at once."""
         handler = await continuation(handler_call_details)
