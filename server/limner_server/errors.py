@@ -1,4 +1,4 @@
-"""The one error family of the server. `rpc.interceptors` maps it to gRPC status codes; nothing else does."""
+"""The one error family of the server. `rpc.interceptor` maps it to gRPC status codes; nothing else does."""
 
 from collections.abc import Iterable
 
