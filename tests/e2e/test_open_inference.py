@@ -6,7 +6,7 @@ import queue
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,12 @@ from tritonclient.utils import shared_memory as shm
 from limner import Client
 from limner.v1 import common_pb2, inference_pb2
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.e2e.open_inference import IMAGES, NAN, SIZE, raw_request, tensor
 from tests.live import LiveServer
 
-SIZE = 32
 LABELS = 2
 EMBEDDING = 512
 OUTPUTS = {"logits": LABELS, "probabilities": LABELS, "embedding": EMBEDDING, "distance": 1}
-IMAGES = np.random.default_rng(0).gamma(2.0, 100.0, (3, SIZE, SIZE)).astype(np.float32)
 SERVICE = "inference.GRPCInferenceService"
 GUIDE = (Path(__file__).parents[2] / "docs" / "open-inference.md").read_text()
 
@@ -77,12 +76,6 @@ def lonely(server: LiveServer, model: str, tmp_path: Path) -> Iterator[LiveServe
         yield live
 
 
-def tensor(images: NDArray[np.float32] = IMAGES) -> Any:
-    given_input = triton.InferInput("images", images.shape, "FP32")
-    given_input.set_data_from_numpy(images)
-    return given_input
-
-
 def predict(channel: grpc.Channel, model: str) -> list[common_pb2.Prediction]:
     """Ask for `IMAGES` by limner.v1."""
     images = [
@@ -94,12 +87,6 @@ def predict(channel: grpc.Channel, model: str) -> list[common_pb2.Prediction]:
     ]
     request = inference_pb2.PredictRequest(model=common_pb2.ModelSpec(name=model), images=images)
     return [result.prediction for result in InferenceServiceStub(channel).Predict(request).results]
-
-
-def raw_request(model: str, images: NDArray[np.float32] = IMAGES, **fields: Any) -> service_pb2.ModelInferRequest:
-    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()], **fields)
-    request.inputs.add(name="images", datatype="FP32", shape=images.shape)
-    return request
 
 
 def assert_same(result: Any, expected: dict[str, NDArray[np.float32]], rows: slice = slice(None)) -> None:
@@ -238,75 +225,6 @@ def test_a_bad_request_does_not_end_its_stream(
     for good in (first, fourth):
         assert not good.error_message
         assert_same(triton.InferResult(good.infer_response), expected)
-
-
-def change(**fields: Any) -> Callable[[service_pb2.ModelInferRequest], None]:
-    def edit(request: service_pb2.ModelInferRequest) -> None:
-        request.MergeFrom(service_pb2.ModelInferRequest(**fields))
-
-    return edit
-
-
-def change_input(**fields: Any) -> Callable[[service_pb2.ModelInferRequest], None]:
-    def edit(request: service_pb2.ModelInferRequest) -> None:
-        shape = fields.pop("shape", None)
-        if shape is not None:
-            request.inputs[0].shape[:] = shape
-        for name, value in fields.items():
-            setattr(request.inputs[0], name, value)
-
-    return edit
-
-
-def set_raw(*contents: bytes) -> Callable[[service_pb2.ModelInferRequest], None]:
-    def edit(request: service_pb2.ModelInferRequest) -> None:
-        request.raw_input_contents[:] = contents
-
-    return edit
-
-
-def parameter(**value: Any) -> service_pb2.InferParameter:
-    return service_pb2.InferParameter(**value)
-
-
-CLASSES = service_pb2.ModelInferRequest.InferRequestedOutputTensor(
-    name="logits", parameters={"classification": parameter(int64_param=1)}
-)
-NAN = np.full_like(IMAGES, np.nan).tobytes()
-BAD = {
-    "another input": (change_input(name="image"), "inputs.name is 'image'; expected images"),
-    "another type": (change_input(datatype="FP16"), "images.datatype is 'FP16'; expected FP32"),
-    "another grid": (change_input(shape=(3, 64, 64)), "images.shape is '(3, 64, 64)'; expected (n, 32, 32)"),
-    "no batch dimension": (change_input(shape=(96, 32)), "images.shape"),
-    "no images": (change_input(shape=(0, 32, 32)), "n from 1 to 1,024"),
-    "too many images": (change_input(shape=(1025, 32, 32)), "n from 1 to 1,024"),
-    "truncated": (set_raw(IMAGES.tobytes()[:-1]), "images is '12287 bytes'; expected 12288 bytes of FP32"),
-    "too long": (set_raw(IMAGES.tobytes() + bytes(4)), "images is '12292 bytes'"),
-    "nothing": (set_raw(), "images is '0 bytes'"),
-    "two contents": (set_raw(IMAGES.tobytes(), b""), "raw_input_contents is '2 of them'"),
-    "NaN": (set_raw(NAN), "expected finite values"),
-    "unknown output": (change(outputs=[{"name": "classes"}]), "outputs.name is 'classes'; expected each once: logits"),
-    "an output twice": (change(outputs=[{"name": "logits"}] * 2), "outputs.name is 'logits'; expected each once"),
-    "classification": (change(outputs=[CLASSES]), "logits.classification is 'set'"),
-    "negative timeout": (change(parameters={"timeout": parameter(int64_param=-5)}), "timeout is 'int64_param: -5'"),
-    "priority as text": (change(parameters={"priority": parameter(string_param="high")}), "priority is"),
-    "unknown region": (
-        change(outputs=[{"name": "logits", "parameters": {"shared_memory_region": parameter(string_param="away")}}]),
-        "no shared memory region 'away'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_request_is_named(stub: GRPCInferenceServiceStub, model: str, case: str) -> None:
-    spoil, message = BAD[case]
-    request = raw_request(model)
-    spoil(request)
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(request)
-    assert message in caught.value.details()
-    wrong = grpc.StatusCode.NOT_FOUND if case == "unknown region" else grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.code() is wrong
 
 
 @pytest.mark.parametrize(("name", "version"), [("nothing", ""), ("small", "7"), ("small", "no such alias")])
