@@ -20,7 +20,8 @@ from rich.progress import track
 from benchmarks.malformed.outcome import LIMIT_S, Memory, Outcome, Report, Verdict, refused
 from limner.imaging import ImageError, Pseudonymiser, decode, deidentified, find_series, select
 from limner.imaging.profile import encoded
-from tests.imaging.malformed import BASES, Case, malformed
+from tests.imaging.malformed import Case, malformed
+from tests.imaging.malformed_bases import BASES
 
 NAME = "select, de-identify, decode"
 # Where a case takes more than it may, the machine is to survive that.

@@ -15,7 +15,8 @@ from pydicom.uid import JPEG2000, UID, JPEGBaseline8Bit, JPEGLSLossless
 
 from limner.imaging import ImageError, decode
 from limner.imaging.codestream import MAX_PIECES, check_codestream
-from tests.imaging.malformed import BASES, jpeg_2000
+from tests.imaging.malformed_bases import BASES
+from tests.imaging.malformed_codestreams import jpeg_2000
 
 COMPRESSED = ("JPEG-LS", "JPEG 2000", "JPEG", "JPEG 12 bit", "lossless JPEG", "enhanced JPEG 2000")
 

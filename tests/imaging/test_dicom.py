@@ -17,7 +17,8 @@ from pydicom.uid import JPEGLSLossless
 
 from limner.imaging import ImageError, decode, read_header
 from tests.imaging.builders import TRANSVERSE, content, enhanced_mr, mr_instance
-from tests.imaging.malformed import BASES, attempt
+from tests.imaging.malformed import attempt
+from tests.imaging.malformed_bases import BASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limner.imaging import ImageError, Slice, decode, find_series, select
-from tests.imaging.malformed import BASES, KINDS, attempt, healthy, malformed, study_of
+from tests.imaging.malformed import KINDS, attempt, healthy, malformed, study_of
+from tests.imaging.malformed_bases import BASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
