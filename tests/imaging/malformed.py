@@ -368,8 +368,9 @@ def _other_file(chance: Chance, base: bytes) -> bytes:
     """Return what is no DICOM file."""
     picture, archive = io.BytesIO(), io.BytesIO()
     Image.new("L", (8, 8)).save(picture, "PNG")
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("10.dcm", base[:9000])
+    with zipfile.ZipFile(archive, "w") as packed:
+        # Named by a ZipInfo it has no time of day, and is the same tomorrow.
+        packed.writestr(zipfile.ZipInfo("10.dcm"), base[:9000], zipfile.ZIP_DEFLATED)
     return chance.choice(
         (
             *(b"", b"\0", b"DICM", bytes(128), bytes(128) + b"DICM", bytes(128) + b"DICN", base[128:], base[132:]),
