@@ -19,6 +19,7 @@ from tests.conftest import SMALL
 from tests.e2e.phantoms import import_phantom
 from tests.issuer import Issuer
 from tests.live import LiveServer
+from tests.reading import study
 
 Clients = dict[str, Client]
 
@@ -111,6 +112,24 @@ def test_a_model_whose_files_were_put_there_is_for_admins(
     with pytest.raises(ForbiddenError, match="model 'copied' belongs to nobody"):
         clients["ada"].start_training(cohort, "copied", SMALL)
     assert clients["root"].promote_model("copied:1").aliases == ("production",)
+
+
+def test_a_reading_is_led_by_its_owner_or_an_admin(clients: Clients, plain_server: LiveServer) -> None:
+    study.publish(plain_server.folder)
+    study.import_cohort(clients["ada"])
+    led = {who: study.create(clients["ada"], simulations=[]).reading.id for who in ("ada", "root")}
+    for who, reading in led.items():
+        ours, theirs = clients[who].readings, clients["bob"].readings
+        assert theirs.get(reading).id == reading, "looking is free"
+        with pytest.raises(ForbiddenError, match=rf"reading '{reading}' belongs to token:ada; .* you are token:bob"):
+            theirs.issue_token(reading, "ann")
+        with pytest.raises(ForbiddenError, match="belongs to token:ada"):
+            theirs.close(reading)
+        assert ours.issue_token(reading, "ann").reader == "ann"
+        assert ours.close(reading).closed
+        with pytest.raises(ForbiddenError, match="belongs to token:ada"):
+            theirs.export(reading)
+        assert len(ours.export(reading).items) == 6
 
 
 def test_the_audit_log_says_who_did_what(plain_server: LiveServer, clients: Clients, cohort: str) -> None:

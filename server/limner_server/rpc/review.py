@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from limner.v1 import common_pb2, review_pb2, review_pb2_grpc, simulation_pb2
+from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.executor.engine import Item
 from limner_server.networks.card import ModelCard
@@ -18,6 +19,7 @@ from limner_server.review.agreement import steps
 from limner_server.review.gather import Candidate, FinishedSimulation, ItemKind, Mixture, blind, gather
 from limner_server.review.lexicon import LexiconEntry, check_features, check_lexicon
 from limner_server.review.summary import figures, groups, rate
+from limner_server.rpc.ownership import check_reading
 from limner_server.rpc.streams import answer_all
 from limner_server.rpc.wire import Context, timestamp
 from limner_server.serving import ModelPool
@@ -94,11 +96,13 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
 
     async def IssueToken(self, request: review_pb2.IssueTokenRequest, context: Context) -> review_pb2.ReaderToken:
         """Give a reader a new token."""
+        check_reading(await asyncio.to_thread(self._reviews.get, request.id))
         token = await asyncio.to_thread(self._reviews.issue_token, request.id, request.reader)
         return review_pb2.ReaderToken(reader=request.reader, token=token)
 
     async def CloseReading(self, request: review_pb2.CloseReadingRequest, context: Context) -> review_pb2.Reading:
         """Close a reading."""
+        check_reading(await asyncio.to_thread(self._reviews.get, request.id))
         return await self._message(await asyncio.to_thread(self._reviews.close, request.id))
 
     async def OpenReading(self, request: review_pb2.OpenReadingRequest, context: Context) -> review_pb2.ReadingForm:
@@ -177,6 +181,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
     ) -> review_pb2.ExportReadingResponse:
         """Return everything of a closed reading."""
         reading = await self._closed(request.id)
+        check_reading(reading)
         items = await asyncio.to_thread(self._reviews.items, reading.id)
         verdicts = await asyncio.to_thread(self._reviews.verdicts, reading.id)
         pixels = [b""] * len(items)
@@ -287,6 +292,7 @@ def _definition(
         fov_mm=card.grid.fov_mm,
         size=card.grid.size,
         secret=secrets.token_hex(16),
+        owner=caller_name(),
     )
     real = request.real_per_label if request.HasField("real_per_label") else REAL_PER_LABEL
     return definition, Mixture(real, request.resampled_per_label, request.randomised_per_label, request.class_means)
