@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from limner.imaging.errors import ImageError
 from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
+from limner_server.access.limits import MAX_IMAGES
 from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
@@ -23,8 +24,6 @@ from limner_server.rpc.wire import (
     timing,
 )
 from limner_server.serving import ModelPool, ServedModel
-
-MAX_IMAGES = 1024
 
 _Wanted = inference_pb2.PredictRequest | inference_pb2.PredictStreamHeader
 

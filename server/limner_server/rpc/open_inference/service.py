@@ -13,9 +13,9 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from limner_server.access.limits import MAX_IMAGES
 from limner_server.errors import InvalidInputError, LimnerError, NotFoundError, WrongStateError
 from limner_server.executor.engine import Item, Output
-from limner_server.rpc.inference import MAX_IMAGES
 from limner_server.rpc.open_inference.description import (
     model_metadata,
     model_statistics,
