@@ -1,6 +1,8 @@
 """Whose things are: who made them may change them, and admins may; others use them. Who did what is written down."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from benchmarks.models import publish_identity
 from limner import Client
 from limner.errors import ForbiddenError, LimnerError, NotFoundError, UnauthenticatedError
 from limner.types import JobState, ModelState
+from limner_server.state.audit import AuditEntry, AuditLog
+from limner_server.state.database import open_database
 from tests.conftest import SMALL
 from tests.e2e.phantoms import import_phantom
 from tests.issuer import Issuer
@@ -153,9 +157,37 @@ def audit(server: LiveServer, *flags: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def test_the_audit_shows_what_callers_wrote_as_text(tmp_path: Path) -> None:
+    log = AuditLog(open_database(f"sqlite:///{tmp_path / 'limner.sqlite'}"))
+    for target in ("[/]", "[red]blood", "\x1b[2Jgone\nnext"):
+        log.add(AuditEntry("ipv4:127.0.0.1:1", "CohortService/DeleteCohort", target, "NOT_FOUND", "1", None))
+    ended = audit_by_hand(f"--data-dir={tmp_path}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = [line.split()[3] for line in ended.stdout.splitlines()[1:]]
+    assert told == ["[/]", "[red]blood", "\ufffd[2Jgone\ufffdnext"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("nonsense", "database_url is 'nonsense:…'; expected a SQLAlchemy URL"),
+        ("postgresql://nobody@127.0.0.1:1/limner", "the database cannot be read: .*127.0.0.1.*port 1"),
+    ],
+)
+def test_the_audit_of_a_database_that_cannot_be_read_says_so_in_a_line(url: str, reason: str) -> None:
+    ended = audit_by_hand(f"--database-url={url}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(f"limner-server: .*{reason}.*\n", ended.stderr), ended.stderr
+
+
+def audit_by_hand(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "limner_server", "audit", *flags]
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
+
+
 def test_the_audit_of_no_server_says_so(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "limner_server", "audit", "--data-dir", tmp_path]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    ended = audit_by_hand(f"--data-dir={tmp_path}")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"{tmp_path / 'limner.sqlite'}: no such file" in ended.stderr
     assert not list(tmp_path.iterdir())
