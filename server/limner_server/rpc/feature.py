@@ -37,6 +37,7 @@ class FeatureOptions:
         if self.method_number not in _METHODS:
             raise InvalidInputError("options.method", options.method, "one of limner.v1.ImportanceMethod")
         self.method = _METHODS[self.method_number]
+        self.ablates = self.method is ImportanceMethod.MEAN_ABLATION
         self.layers = tuple(dict.fromkeys(options.layers)) or (LAYERS[-1],)
         for layer in self.layers:
             if layer not in LAYERS:
@@ -68,7 +69,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         options = FeatureOptions(request.options, model)
         expires = deadline(context)
 
-        with model.admitted(len(request.images), deadline=expires) as places:
+        with model.admitted(len(request.images), deadline=expires, runs=1 + options.ablates) as places:
 
             async def extract(image: common_pb2.Image) -> feature_pb2.ImageFeatures:
                 return await self._extract(model, options, image, expires, places)
@@ -113,9 +114,9 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
                 item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
                 output = await model.run(item, deadline=expires, places=places)
                 ablation: Output | None = None
-                if options.method is ImportanceMethod.MEAN_ABLATION:
+                if options.ablates:
                     item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)
-                    ablation = await model.run(item, deadline=expires)
+                    ablation = await model.run(item, deadline=expires, places=places)
                 counted.answered(output)
                 return await asyncio.to_thread(_features, model, options, image, grid_image, output, ablation)
         except (LimnerError, ImageError) as error:

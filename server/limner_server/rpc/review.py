@@ -14,6 +14,7 @@ from limner.v1 import common_pb2, review_pb2, review_pb2_grpc, simulation_pb2
 from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.executor.engine import Item
+from limner_server.executor.executor import Places
 from limner_server.networks.card import ModelCard
 from limner_server.review.agreement import steps
 from limner_server.review.gather import Candidate, FinishedSimulation, ItemKind, Mixture, blind, gather
@@ -217,21 +218,30 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             for one in subject.slices
         }
 
-        async def judge(one: Candidate) -> ReadingItem:
-            known = held_out.get(one.instance)
-            output = None if known else await model.run(Item(one.image))
-            return ReadingItem(
-                one.kind,
-                one.label,
-                one.subject,
-                one.instance,
-                one.simulation,
-                one.verdict,
-                known or tuple(output.arrays["probabilities"].tolist() if output else ()),
-                out_of_fold=known is not None,
-            )
+        async def predict(one: Candidate, places: Places) -> tuple[float, ...]:
+            with model.statistics.request() as counted:
+                counted.read()
+                output = await model.run(Item(one.image), places=places)
+                counted.answered(output)
+                return tuple(output.arrays["probabilities"].tolist())
 
-        return await answer_all(found, judge, model.executor.window)
+        # A reading is made of all its images or not at all, so it is refused before the first of them is judged.
+        with model.admitted(sum(one.instance not in held_out for one in found)) as places:
+
+            async def judge(one: Candidate) -> ReadingItem:
+                known = held_out.get(one.instance)
+                return ReadingItem(
+                    one.kind,
+                    one.label,
+                    one.subject,
+                    one.instance,
+                    one.simulation,
+                    one.verdict,
+                    known or await predict(one, places),
+                    out_of_fold=known is not None,
+                )
+
+            return await answer_all(found, judge, model.executor.window)
 
     async def _closed(self, reading_id: str) -> Reading:
         reading = await asyncio.to_thread(self._reviews.get, reading_id)
