@@ -52,6 +52,7 @@ class Access:
         seen = _stamp([path])  # before it is read, so that no change is missed
         self._rules = self._read()
         self._seen = seen + _stamp(self._files()[1:])
+        self._trouble = ""
 
     async def identify(
         self, metadata: Iterable[tuple[str, str | bytes]], auth: Mapping[str, Iterable[bytes]]
@@ -85,7 +86,7 @@ class Access:
     async def follow(self) -> None:
         """Read the access file and the file of keys again whenever they change, until cancelled.
 
-        What is wrong is logged once, and what was there before stays.
+        What is wrong is logged once, and what was there before stays; it is read again at each look until it is right.
         """
         while True:
             await asyncio.sleep(LOOK_S)
@@ -96,13 +97,15 @@ class Access:
 
     def _look(self) -> None:
         seen = _stamp(self._files())
-        if seen == self._seen:
+        if seen == self._seen and not self._trouble:  # what is wrong may be in a file that was not there to be seen
             return
-        self._seen = seen
+        before, self._seen, self._trouble = self._trouble, seen, ""
         try:
             self._rules = self._read(self._rules)
         except (OSError, ValueError) as error:
-            _log.error("what has changed of the access file or its keys is not taken, the old stays: %s", error)
+            self._trouble = str(error)
+            if self._trouble != before:
+                _log.error("what has changed of the access file or its keys is not taken, the old stays: %s", error)
         else:
             _log.info("the access file and its keys have been read again: %s", self._path)
 
