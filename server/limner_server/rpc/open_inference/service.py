@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2
 from limner_server.access.limits import MAX_IMAGES
 from limner_server.errors import InvalidInputError, LimnerError, NotFoundError, WrongStateError
 from limner_server.executor.engine import Item, Output
+from limner_server.rpc.health import Health
 from limner_server.rpc.open_inference.description import (
     model_metadata,
     model_statistics,
@@ -44,6 +45,7 @@ _EXTENSIONS_OF_ONE_PROCESS = ("statistics", "system_shared_memory")
 STREAM_WINDOW = 64
 """Requests of one stream at work at a time."""
 
+_SERVICE = "inference.GRPCInferenceService"
 _READY = "READY"
 _UNAVAILABLE = "UNAVAILABLE"
 
@@ -55,10 +57,11 @@ class OpenInferenceService:
     ready before it is loaded again, by a client's wish or by the next request.
     """
 
-    def __init__(self, models: ModelPool, ownership: Ownership, settings: Settings) -> None:
+    def __init__(self, models: ModelPool, ownership: Ownership, settings: Settings, health: Health) -> None:
         self._models = models
         self._ownership = ownership
         self._settings = settings
+        self._health = health
         self._extensions = _EXTENSIONS + (_EXTENSIONS_OF_ONE_PROCESS if settings.workers == 1 else ())
         self._memory = SharedMemory()
         self._unloaded: set[Version] = set()
@@ -72,8 +75,8 @@ class OpenInferenceService:
     async def ServerReady(
         self, request: service_pb2.ServerReadyRequest, context: Context
     ) -> service_pb2.ServerReadyResponse:
-        """Say whether every loaded model is well."""
-        return service_pb2.ServerReadyResponse(ready=self._models.healthy)
+        """Say what grpc.health.v1 says of this service."""
+        return service_pb2.ServerReadyResponse(ready=self._health.serves(_SERVICE))
 
     async def ModelReady(
         self, request: service_pb2.ModelReadyRequest, context: Context
