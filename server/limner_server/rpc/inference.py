@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from limner.imaging.errors import ImageError
 from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from limner_server.access.limits import MAX_IMAGES
-from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
+from limner_server.errors import InvalidInputError, LimnerError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
 from limner_server.executor.executor import Places
@@ -69,10 +69,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         expires = deadline(context)
 
         async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
-            try:
-                return await self._score(model, image, header, expires)
-            except QueueFullError as error:
-                return _failed(image, error)
+            return await self._score(model, image, header, expires)
 
         end = inference_pb2.PredictStreamEnd()
         roll_up = SubjectRollUp(model.card)
@@ -93,7 +90,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         expires: float | None,
         places: Places | None = None,
     ) -> inference_pb2.ImageResult:
-        """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
+        """Score one image; whatever is wrong with it becomes its status."""
         try:
             with model.statistics.request() as counted:
                 grid_image = await self._images.read(image, model.grid)
@@ -110,10 +107,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     timing=timing(output, grid_image.decode_s),
                     embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
                 )
-        except QueueFullError:
-            raise
         except (LimnerError, ImageError) as error:
-            return _failed(image, error)
+            return inference_pb2.ImageResult(id=image.id, subject=image.subject, status=to_status(error))
 
 
 async def _opening(
@@ -133,10 +128,6 @@ async def _images(requests: AsyncIterator[inference_pb2.PredictStreamRequest]) -
         check_count("images", len(request.images), MAX_IMAGES)
         for image in request.images:
             yield image
-
-
-def _failed(image: common_pb2.Image, error: LimnerError | ImageError) -> inference_pb2.ImageResult:
-    return inference_pb2.ImageResult(id=image.id, subject=image.subject, status=to_status(error))
 
 
 def _count(roll_up: SubjectRollUp, result: inference_pb2.ImageResult) -> None:
