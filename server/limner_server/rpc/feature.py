@@ -14,9 +14,10 @@ from limner_server.executor.executor import Places
 from limner_server.explain.importance import ImportanceMethod, LayerExplanation, content_seed, explain_layer
 from limner_server.networks.resnet import LAYERS
 from limner_server.rpc.images import GridImage, ImageReader
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_all, answer_in_order, expect, opening
-from limner_server.rpc.wire import Context, check_count, check_unique_ids, deadline, identity, prediction, timing
+from limner_server.rpc.wire import check_count, check_unique_ids, deadline, identity, prediction, timing
 from limner_server.serving import ModelPool, ServedModel
 
 MAX_IMAGES = 64
@@ -60,7 +61,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         self._images = images
 
     async def ExtractFeatures(
-        self, request: feature_pb2.ExtractFeaturesRequest, context: Context
+        self, request: feature_pb2.ExtractFeaturesRequest, context: RpcContext
     ) -> feature_pb2.ExtractFeaturesResponse:
         """Explain the images of one request."""
         check_count("images", len(request.images), MAX_IMAGES)
@@ -80,7 +81,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         )
 
     async def ExtractFeaturesStream(
-        self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: Context
+        self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: RpcContext
     ) -> AsyncIterator[feature_pb2.ExtractFeaturesStreamResponse]:
         """Explain a stream of images."""
         header = (await opening(request_iterator)).header

@@ -11,10 +11,10 @@ from limner_server.executor.engine import Item
 from limner_server.executor.executor import Places
 from limner_server.networks.card import DISTANCE
 from limner_server.rpc.images import ImageReader
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_all, answer_in_order
 from limner_server.rpc.wire import (
-    Context,
     SubjectRollUp,
     check_count,
     check_unique_ids,
@@ -35,7 +35,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._models = models
         self._images = images
 
-    async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
+    async def Predict(
+        self, request: inference_pb2.PredictRequest, context: RpcContext
+    ) -> inference_pb2.PredictResponse:
         """Score the images of one request, in batches with everybody else's."""
         check_count("images", len(request.images), MAX_IMAGES)
         check_unique_ids(request.images)
@@ -58,7 +60,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def PredictStream(
-        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: Context
+        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: RpcContext
     ) -> AsyncIterator[inference_pb2.PredictStreamResponse]:
         """Score a stream of images; a full queue refuses single images, with their ids."""
         header = await _opening(request_iterator)

@@ -20,9 +20,10 @@ from limner_server.review.agreement import steps
 from limner_server.review.gather import Candidate, FinishedSimulation, ItemKind, Mixture, blind, gather
 from limner_server.review.lexicon import LexiconEntry, check_features, check_lexicon
 from limner_server.review.summary import figures, groups, rate
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.ownership import check_reading
 from limner_server.rpc.streams import answer_all
-from limner_server.rpc.wire import Context, timestamp
+from limner_server.rpc.wire import timestamp
 from limner_server.serving import ModelPool
 from limner_server.state.cohorts import CohortSnapshot, CohortStore
 from limner_server.state.reviews import (
@@ -62,7 +63,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         self._find_simulation = find_simulation
 
     async def CreateReading(
-        self, request: review_pb2.CreateReadingRequest, context: Context
+        self, request: review_pb2.CreateReadingRequest, context: RpcContext
     ) -> review_pb2.CreateReadingResponse:
         """Gather the images, have the model judge them, and keep both before the tokens are told."""
         version = await self._models.resolve(request.model.name, request.model.version)
@@ -84,29 +85,29 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             ],
         )
 
-    async def GetReading(self, request: review_pb2.GetReadingRequest, context: Context) -> review_pb2.Reading:
+    async def GetReading(self, request: review_pb2.GetReadingRequest, context: RpcContext) -> review_pb2.Reading:
         """Return one reading."""
         return await self._message(await asyncio.to_thread(self._reviews.get, request.id))
 
     async def ListReadings(
-        self, request: review_pb2.ListReadingsRequest, context: Context
+        self, request: review_pb2.ListReadingsRequest, context: RpcContext
     ) -> review_pb2.ListReadingsResponse:
         """Return all readings."""
         found = await asyncio.to_thread(self._reviews.all)
         return review_pb2.ListReadingsResponse(readings=[await self._message(reading) for reading in found])
 
-    async def IssueToken(self, request: review_pb2.IssueTokenRequest, context: Context) -> review_pb2.ReaderToken:
+    async def IssueToken(self, request: review_pb2.IssueTokenRequest, context: RpcContext) -> review_pb2.ReaderToken:
         """Give a reader a new token."""
         check_reading(await asyncio.to_thread(self._reviews.get, request.id))
         token = await asyncio.to_thread(self._reviews.issue_token, request.id, request.reader)
         return review_pb2.ReaderToken(reader=request.reader, token=token)
 
-    async def CloseReading(self, request: review_pb2.CloseReadingRequest, context: Context) -> review_pb2.Reading:
+    async def CloseReading(self, request: review_pb2.CloseReadingRequest, context: RpcContext) -> review_pb2.Reading:
         """Close a reading."""
         check_reading(await asyncio.to_thread(self._reviews.get, request.id))
         return await self._message(await asyncio.to_thread(self._reviews.close, request.id))
 
-    async def OpenReading(self, request: review_pb2.OpenReadingRequest, context: Context) -> review_pb2.ReadingForm:
+    async def OpenReading(self, request: review_pb2.OpenReadingRequest, context: RpcContext) -> review_pb2.ReadingForm:
         """Tell a reader what is asked."""
         reading, reader = await asyncio.to_thread(self._reviews.reader, request.token)
         done = await asyncio.to_thread(self._reviews.done, reader)
@@ -123,7 +124,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             closed=reading.closed is not None,
         )
 
-    async def NextCase(self, request: review_pb2.NextCaseRequest, context: Context) -> review_pb2.NextCaseResponse:
+    async def NextCase(self, request: review_pb2.NextCaseRequest, context: RpcContext) -> review_pb2.NextCaseResponse:
         """Give a reader an image: whatever it is, the same steps and the same number of bytes."""
         reading, reader = await asyncio.to_thread(self._reviews.reader, request.token)
         done = await asyncio.to_thread(self._reviews.done, reader)
@@ -137,7 +138,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         return response
 
     async def SubmitVerdict(
-        self, request: review_pb2.SubmitVerdictRequest, context: Context
+        self, request: review_pb2.SubmitVerdictRequest, context: RpcContext
     ) -> review_pb2.SubmitVerdictResponse:
         """Keep a verdict; it is on the disk when this returns."""
         reading, reader = await asyncio.to_thread(self._reviews.reader, request.token)
@@ -148,7 +149,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             id=verdict.id, repeated=not added, done=len(done), total=len(reader.order)
         )
 
-    async def GetAgreement(self, request: review_pb2.GetAgreementRequest, context: Context) -> review_pb2.Agreement:
+    async def GetAgreement(self, request: review_pb2.GetAgreementRequest, context: RpcContext) -> review_pb2.Agreement:
         """Compute how far readers and model agree."""
         reading = await self._closed(request.id)
         resamples = request.resamples or RESAMPLES
@@ -178,7 +179,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         return agreement
 
     async def ExportReading(
-        self, request: review_pb2.ExportReadingRequest, context: Context
+        self, request: review_pb2.ExportReadingRequest, context: RpcContext
     ) -> review_pb2.ExportReadingResponse:
         """Return everything of a closed reading."""
         reading = await self._closed(request.id)
