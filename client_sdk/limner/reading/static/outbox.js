@@ -7,17 +7,17 @@ const PREFIX = "limner-reading-outbox:";
 const WAIT_MS = [500, 1_000, 2_000, 5_000, 10_000];
 
 export class Outbox extends EventTarget {
-  // `owner` names reading and reader; a token is never stored with a verdict.
-  constructor(owner, token) {
+  // `owner` names reading and reader; a token is never stored with a verdict. Nothing more is sent once `signal` is aborted.
+  constructor(owner, token, signal) {
     super();
     this.owner = owner;
     this.token = token;
+    this.signal = signal;
     this.sending = false;
     this.failures = 0;
     this.reason = "";
     this.refused = [];
-    this.stopped = false;
-    window.addEventListener("online", () => this.flush());
+    window.addEventListener("online", () => this.flush(), { signal });
   }
 
   get key() {
@@ -43,11 +43,11 @@ export class Outbox extends EventTarget {
 
   // Start sending; whoever wants to know when all is sent awaits this.
   async flush() {
-    if (this.sending || this.stopped) return;
+    if (this.sending || this.signal.aborted) return;
     this.sending = true;
     clearTimeout(this.timer);
     try {
-      for (let next = this.first(); next && !this.stopped; next = this.first()) {
+      for (let next = this.first(); next && !this.signal.aborted; next = this.first()) {
         await this.send(next.verdict);
       }
       this.failures = 0;
@@ -79,11 +79,6 @@ export class Outbox extends EventTarget {
       this.reason = error.message;
     }
     this.changed();
-  }
-
-  stop() {
-    this.stopped = true;
-    clearTimeout(this.timer);
   }
 
   changed() {
