@@ -230,6 +230,16 @@ def test_a_reader_who_has_left_is_gone(
     assert readers == {"ann": 1, "bo": 0}
 
 
+def test_a_refused_verdict_says_why(page: Page, address: str, study_client: Client) -> None:
+    made = study.create(study_client)
+    enter(page, address, made.tokens[0].token)
+    wait_case(page, 1)
+    study_client.readings.close(made.reading.id)
+    judge_by_keys(page)
+    expect(page.locator("#saved")).to_contain_text("1 verdict was not taken: ")
+    expect(page.locator("#saved")).to_contain_text("was closed at")
+
+
 def test_nothing_tells_what_an_image_is(browser: Browser, address: str, study_client: Client) -> None:
     """Read all that reaches the browser, compare it between real images and others, and look for what would tell."""
     made = study.create(study_client, class_means=True, label="yes", question="How likely is it?")

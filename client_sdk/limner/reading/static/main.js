@@ -228,7 +228,7 @@ class Room {
     const saved = $("saved");
     let text = this.done.size ? "All verdicts are at the server" : "";
     if (waiting) text = `${waiting === 1 ? "1 verdict is" : `${waiting} verdicts are`} saved here, not yet at the server`;
-    if (refused) text = `${refused === 1 ? "1 verdict was" : `${refused} verdicts were`} not taken: ${this.outbox.reason}`;
+    if (refused) text = `${refused === 1 ? "1 verdict was" : `${refused} verdicts were`} not taken: ${this.outbox.refusal}`;
     if (saved.textContent !== text) saved.textContent = text;
     saved.dataset.state = refused ? "refused" : waiting ? "waiting" : "saved";
     saved.title = waiting ? this.outbox.reason : "";

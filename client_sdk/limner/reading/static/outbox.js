@@ -15,8 +15,9 @@ export class Outbox extends EventTarget {
     this.signal = signal;
     this.sending = false;
     this.failures = 0;
-    this.reason = "";
+    this.reason = ""; // for which verdicts wait
     this.refused = [];
+    this.refusal = ""; // of the last one refused
     window.addEventListener("online", () => this.flush(), { signal });
   }
 
@@ -76,7 +77,7 @@ export class Outbox extends EventTarget {
       if (!(error instanceof Refused) || error.passing) throw error;
       // Refused for good: it stays in this browser, to be saved as a file, and the next ones go on.
       this.refused.push(verdict.id);
-      this.reason = error.message;
+      this.refusal = error.message;
     }
     this.changed();
   }
