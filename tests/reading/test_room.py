@@ -190,7 +190,7 @@ def test_a_server_that_is_killed_loses_and_doubles_nothing(
 def test_a_reader_who_has_left_is_gone(
     page: Page, address: str, study_server: LiveServer, study_client: Client
 ) -> None:
-    """Two readers one after the other in one tab; the first leaves with a verdict on its way and an image not yet here."""
+    """Two readers one after the other in one tab; the first leaves with a verdict under way and an image to come."""
     made = study.create(study_client, ("ann", "bo"), real=8)
     ann, bo = (token.token for token in made.tokens)
     on_its_way: list[Route] = []
