@@ -20,9 +20,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks.cohorts import noise_plan
 from benchmarks.harness import PAIRS, Result
 from benchmarks.models import publish_untrained, random_slices
-from limner import Client, CohortPlan, CohortSlice, Slice
+from limner import Client
 from limner.errors import LimnerError, UnavailableError
 from limner.imaging.phantom import write_phantom
 from limner.types import Grid, JobState, TrainingConfig
@@ -147,10 +148,8 @@ def _keep(
 
 
 def _import(client: Client, done: Acknowledged, number: int) -> None:
-    values = np.random.default_rng(number).integers(0, 1000, (_IMPORTED, 32, 32), np.uint16)
-    slices = [CohortSlice(f"i{n}", f"s{n // 4}", "ab"[n // 4 % 2], Slice(v, 1.0, 1.0)) for n, v in enumerate(values)]
     name = f"imported-{number}"
-    result = client.import_cohort(name, CohortPlan(("a", "b"), slices))
+    result = client.import_cohort(name, noise_plan(_IMPORTED, 32, seed=number))
     assert (result.added + result.unchanged, result.rejected) == (_IMPORTED, ()), result
     with done.lock:
         done.imported[name] = _IMPORTED

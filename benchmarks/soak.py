@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil
 
+from benchmarks.cohorts import noise_plan
 from benchmarks.harness import PAIRS, Result
 from benchmarks.models import publish_untrained, random_slices
-from limner import Client, CohortPlan, CohortSlice, Slice
+from limner import Client
 from limner.errors import InvalidInputError, LimnerError, NotFoundError
 from limner.imaging.phantom import write_phantom
 from limner.types import FeatureOptions, Grid, ItemResult, JobState, TrainingConfig
@@ -181,9 +182,7 @@ def _cancel(client: Client) -> None:
 
 
 def _import(client: Client) -> None:
-    values = np.random.default_rng(0).integers(0, 1000, (40, 64, 64), np.uint16)
-    slices = [CohortSlice(f"i{n}", f"s{n // 4}", "ab"[n // 4 % 2], Slice(v, 1.0, 1.0)) for n, v in enumerate(values)]
-    assert client.import_cohort("short-lived", CohortPlan(("a", "b"), slices)).added == len(slices)
+    assert client.import_cohort("short-lived", noise_plan(40, 64, seed=0)).added == 40
     client.delete_cohort("short-lived")
     time.sleep(0.5)
 
