@@ -27,6 +27,6 @@ ln -s "$(realpath "$LIMNER_DATA_DIR")" "$parts/data"
 ln -s "$(realpath "$LIMNER_MODEL_REPOSITORY")" "$parts/models"
 status=0
 # servers/: locks of processes. 1: a file changed or went while it was read, as the checkpoints of a training do.
-(cd "$parts" && tar --create --exclude='data/limner.sqlite*' --exclude='data/servers' --warning=no-file-changed \
+(cd "$parts" && tar --create --exclude='data/./limner.sqlite*' --exclude='data/./servers' --warning=no-file-changed \
   --warning=no-file-removed $(compgen -G 'limner.*') data/. models/.) || status=$?
 ((status <= 1))

@@ -114,10 +114,10 @@ def _make_base(tar: Path) -> None:
 def lent(target: str) -> Iterator[tuple[Path, Path]]:
     """What of this environment lies in a target's while it is built and run: where it is, and where it goes there."""
     # Debian's Python is taken to be of this one's version; where it is not, pip does not find them and gets its own.
+    text = DOCKERFILE.read_text()
     place = Path(f"/opt/limner/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
-    (extras,) = re.findall(
-        rf"^FROM build AS build-{target}$.*?'\.\[(.*?)\]'", DOCKERFILE.read_text(), re.DOTALL | re.MULTILINE
-    )
+    (stage,) = re.findall(rf"^FROM \w+ AS {target}$\n(?:[^F].*\n)*?COPY --from=(\S+)", text, re.MULTILINE)
+    (extras,) = re.findall(rf"^FROM build AS {stage}$.*?'\.\[(.*?)\]'", text, re.DOTALL | re.MULTILINE)
     tops = {file.parts[0] for one in _wanted(f"limner[{extras}]") for file in one.files or () if file.suffix != ".pth"}
     return ((_SITE / top, place / top) for top in sorted(tops) if top not in ("..", "__pycache__"))
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,11 @@ def _back_up_and_restore(folder: Path, phantom: Path, key: bytes, url: str = "",
         with load(old.address):
             backed_up = run("backup.sh", variables(folder / "old", url), tar)
         assert backed_up.returncode == 0, backed_up.stderr
+        with tarfile.open(tar) as archive:
+            names = archive.getnames()
+        # The copy that SQLite made is to be put back, and no file that was being written beside it.
+        assert [name for name in names if "limner.sqlite" in name] == ([] if url else ["limner.sqlite"])
+        assert not [name for name in names if "/servers" in name]
         client.promote_model("kept:1", "busy")
         before, answered = told(client), answers(client)
     restored = run("restore.sh", variables(folder / "new", other_url), tar)
