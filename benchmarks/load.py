@@ -37,7 +37,7 @@ class Called(NamedTuple):
 
 @dataclass(frozen=True)
 class Phase:
-    """What a phase found; without the calls of its first moments, where a queue fills."""
+    """All calls of a phase, in the order in which they ended; what is asked of them may leave out the first moments."""
 
     calls: tuple[Called, ...]
 
