@@ -148,7 +148,7 @@ def count_strays(data: Path, models: Path) -> int:
     """
     jobs = data / "jobs"
     with closing(sqlite3.connect(data / "limner.sqlite")) as database:
-        states = database.execute("SELECT id, state FROM jobs").fetchall()
+        states: list[tuple[str, str]] = database.execute("SELECT id, state FROM jobs").fetchall()
     left = [jobs / job for job, state in states if state == "CANCELLED"]
     left += [jobs / job / spent for job, state in states if state == "SUCCEEDED" for spent in _SPENT]
     below = _count_entries(data, data / "cohorts" / _IMPORTED, jobs) + _count_entries(models)
