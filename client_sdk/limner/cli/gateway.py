@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,9 +122,9 @@ def run(
         commitment,
         send=tuple(send or DEFAULT),
     )
-    stopped = threading.Event()
+    signals: list[int] = []  # no Event: a handler that runs while this thread has its lock would wait for itself
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda number, _: signals.append(number))
 
     def announce(bound: int) -> None:
         print(f"listening on {host}:{bound} as {ae_title}", flush=True)
@@ -139,7 +138,7 @@ def run(
             lambda: connect(server),
             destination,
             settings,
-            stopped,
+            lambda: bool(signals),
             announce,
         )
     finally:

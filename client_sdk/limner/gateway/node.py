@@ -192,10 +192,10 @@ def run(
     connect: Callable[[], Client],
     destination: Destination,
     settings: GatewaySettings,
-    stopped: threading.Event,
+    ended: Callable[[], bool],
     announce: Callable[[int], None],
 ) -> None:
-    """Receive, score and send until `stopped` is set; `announce` is called with the port once it listens.
+    """Receive, score and send until `ended` returns True; `announce` is called with the port once it listens.
 
     Raises
     ------
@@ -206,6 +206,7 @@ def run(
     tls = listen.tls.client_context() if listen.tls else None
     commitment = CommitmentProvider(journal, listen.ae_title, listen.limits.peers, tls, settings.keep_s)
     receiver = Receiver(journal, listen, commitment.answer if settings.commitment else None)
+    stopped = threading.Event()
     since = time.time()
     client = connect()
     scoring, sending = Scoring(journal, client, settings), Sending(journal, destination)
@@ -222,9 +223,10 @@ def run(
     for thread in threads:
         thread.start()
     announce(receiver.port)
-    # Any thread may be given the signal that sets it, and Python handles one only once the main thread moves.
-    while not stopped.wait(settings.poll_s):
-        pass
+    # Asked again and again: any thread may be given a signal, and Python handles one only once the main thread moves.
+    while not ended():
+        time.sleep(settings.poll_s)
+    stopped.set()
     receiver.close()
     ends = time.monotonic() + FINISH_WITHIN_S
     for thread in threads:
