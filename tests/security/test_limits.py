@@ -109,9 +109,10 @@ def test_of_a_stream_each_message_counts(channel: grpc.Channel, issuer: Issuer) 
 def test_the_sdk_says_overloaded(plain_server: LiveServer, issuer: Issuer) -> None:
     with (
         Client(plain_server.address, token=issuer.token("small-messages", "score")) as client,
-        pytest.raises(OverloadedError, match=r"yours may have 0\.01 MiB"),
+        pytest.raises(OverloadedError, match=r"yours may have 0\.01 MiB") as caught,
     ):
         client.predict("nobody", [np.zeros((64, 64), np.float32)])
+    assert not caught.value.passing
 
 
 def test_a_bucket_gives_what_comes_in_and_no_more() -> None:
