@@ -126,21 +126,46 @@ class _Services(grpc.GenericRpcHandler):
 
 
 class _Guard(aio.ServerInterceptor):
-    """The one interceptor that the server is made with; the others come later."""
+    """The one interceptor that the server is made with; the others come later.
+
+    They are asked once for each method that is served, not for each call: of a call they may look at its method only.
+    """
 
     def __init__(self) -> None:
         self.interceptors: Sequence[aio.ServerInterceptor] | None = None
+        self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        if handler_call_details.method.startswith(f"/{HEALTH}/"):  # a probe has no name, and asks at every time
-            return await continuation(handler_call_details)
+        method = handler_call_details.method
+        if (known := self._handlers.get(method)) is not None:
+            return known
+        served = await continuation(handler_call_details)
+        if method.startswith(f"/{HEALTH}/"):  # a probe has no name, and asks at every time
+            return served
         if self.interceptors is None:
             return grpc.stream_stream_rpc_method_handler(_refuse)
+
+        async def inner(_details: grpc.HandlerCallDetails) -> Handler | None:
+            return served
+
+        outer: Continuation = inner
         for interceptor in reversed(self.interceptors):
-            continuation = partial(interceptor.intercept_service, continuation)
-        return await continuation(handler_call_details)
+            outer = partial(interceptor.intercept_service, outer)
+        handler = await outer(_Method(method))
+        if served is not None and handler is not None:  # what callers make up is not kept
+            self._handlers[method] = handler
+        return handler
+
+
+class _Method(grpc.HandlerCallDetails):
+    """What is the same of all calls of a method."""
+
+    invocation_metadata = ()
+
+    def __init__(self, method: str) -> None:
+        self.method = method
 
 
 async def _refuse(_requests: AsyncIterator[bytes], context: RpcContext) -> None:

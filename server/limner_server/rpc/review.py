@@ -3,9 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import numpy as np
 from scipy.special import softmax
@@ -34,6 +32,7 @@ from limner_server.state.reviews import (
     ReadingItem,
     ReviewStore,
     StoredVerdict,
+    Tally,
     check_readers,
     counting,
 )
@@ -266,7 +265,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         return case
 
     async def _message(self, reading: Reading) -> review_pb2.Reading:
-        return await asyncio.to_thread(partial(_reading, reading, self._reviews))
+        return _reading(reading, await asyncio.to_thread(self._reviews.tally, reading.id))
 
 
 def _definition(
@@ -348,11 +347,9 @@ def _verdict(verdict: NewVerdict, case: str) -> review_pb2.ReaderVerdict:
     return review_pb2.ReaderVerdict(case=case, **fields)
 
 
-def _reading(reading: Reading, reviews: ReviewStore) -> review_pb2.Reading:
+def _reading(reading: Reading, tally: Tally) -> review_pb2.Reading:
     """Describe a reading; nothing in it tells which image is which."""
     asked = reading.definition
-    items = reviews.items(reading.id)
-    counts = Counter((item.kind, item.label) for item in items)
     message = review_pb2.Reading(
         id=reading.id,
         title=asked.title,
@@ -367,20 +364,19 @@ def _reading(reading: Reading, reviews: ReviewStore) -> review_pb2.Reading:
         grid=common_pb2.Grid(fov_mm=asked.fov_mm, size=asked.size),
         items=[
             review_pb2.ItemCount(kind=_kind(kind), label=label, images=images)
-            for (kind, label), images in counts.items()
+            for (kind, label), images in tally.items.items()
         ],
-        total=len(items),
+        total=sum(tally.items.values()),
         created=timestamp(reading.created),
         closed=timestamp(reading.closed) if reading.closed else None,
     )
-    verdicts = reviews.verdicts(reading.id)
     for reader in reading.readers:
-        mine = [stored for stored in verdicts if stored.reader == reader.name]
+        done = tally.readers.get(reader.name)
         message.readers.add(
             reader=reader.name,
-            done=len({stored.verdict.item for stored in mine}),
-            verdicts=len(mine),
-            last=timestamp(mine[-1].received) if mine else None,
+            done=done.items if done else 0,
+            verdicts=done.verdicts if done else 0,
+            last=timestamp(done.last) if done else None,
         )
     return message
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from limner_server.errors import InvalidInputError, NotFoundError, WrongStateError
@@ -126,6 +126,23 @@ class StoredVerdict:
     received: datetime
 
 
+@dataclass(frozen=True)
+class Done:
+    """How many items a reader has given a verdict on, how many verdicts there are, and when the last came."""
+
+    items: int
+    verdicts: int
+    last: datetime
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many images of each kind and label a reading has, and what each reader has done who has begun."""
+
+    items: dict[tuple[str, str], int]
+    readers: dict[str, Done]
+
+
 class ReviewStore:
     """All readings of one database and one folder; safe to use from several threads and processes."""
 
@@ -183,6 +200,22 @@ class ReviewStore:
         with Session(self._engine) as session:
             query = select(ReadingRow.id).order_by(ReadingRow.created.desc(), ReadingRow.id)
             return [self._reading(session, reading) for reading in session.scalars(query).all()]
+
+    def tally(self, reading: str) -> Tally:
+        """Count the images and the verdicts of a reading, which are many: their rows stay where they are."""
+        items = (
+            select(ReadingItemRow.kind, ReadingItemRow.label, func.count())
+            .where(ReadingItemRow.reading == reading)
+            .group_by(ReadingItemRow.kind, ReadingItemRow.label)
+            .order_by(func.min(ReadingItemRow.number))
+        )
+        counts = func.count(VerdictRow.item.distinct()), func.count(), func.max(VerdictRow.received)
+        verdicts = select(VerdictRow.reader, *counts).where(VerdictRow.reading == reading).group_by(VerdictRow.reader)
+        with Session(self._engine) as session:
+            return Tally(
+                {(kind, label): images for kind, label, images in session.execute(items)},
+                {reader: Done(done, given, last) for reader, done, given, last in session.execute(verdicts)},
+            )
 
     def items(self, reading: str) -> list[ReadingItem]:
         """Return what each image of a reading is, by number."""
