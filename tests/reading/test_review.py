@@ -261,6 +261,17 @@ def test_agreement_is_that_of_the_verdicts_that_count(study_client: Client, clos
         study_client.readings.agreement(closed.reading.id, resamples=99)
 
 
+def test_agreement_of_all_readers_with_the_model_is_called_so(
+    limner: Run, study_server: LiveServer, closed: NewReading
+) -> None:
+    code, out, _ = limner(
+        "reading", "agreement", closed.reading.id, "--resamples", 100, "--server", study_server.address
+    )
+    assert code == 0
+    of = {line.split("│")[2].strip() for line in out.splitlines() if "kappa_quadratic" in line}
+    assert of == {"ann and model", "bo and model", "ann and bo", "all readers and model", "all readers"}
+
+
 def test_export_writes_tables_pictures_and_dicom(study_client: Client, closed: NewReading, tmp_path: Path) -> None:
     content = study_client.readings.export(closed.reading.id, images=True)
     paths = write_export(content, tmp_path / "out", images=True, dicom=True)
