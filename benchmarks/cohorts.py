@@ -1,4 +1,7 @@
-"""The cohorts that benchmarks train and simulate on, put where a server keeps its own; and a training as a server's."""
+"""The cohorts that benchmarks train and simulate on, put where a server keeps its own; and a training as a server's.
+
+Those that take the way of a user, over the wire, have a cohort of noise to import.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.models import LABELS, random_slices
+from limner.cohorts import CohortPlan, CohortSlice
 from limner.imaging.phantom import LABELS as PHANTOM_LABELS
 from limner.imaging.phantom import STORED_PER_SIGNAL, phantom_recurrent
 from limner.imaging.phantom_anatomy import PIXEL_MM, phantom_subject
@@ -54,6 +58,16 @@ def store_phantom(root: Path, subjects: int = 27, seed: int = 0, permuted: int |
 def store_random(root: Path, slices: int, size: int, spacing_mm: float) -> StoredCohort:
     """Store a cohort of noise, 12 slices a subject, of which every second has the second label."""
     return _store(root, "random", LABELS, _random(slices, size, spacing_mm))
+
+
+def noise_plan(count: int, size: int, seed: int) -> CohortPlan:
+    """Plan the import of `count` slices of noise, `i0` and so on: 4 a subject, every second with the second label."""
+    values = np.random.default_rng(seed).integers(0, 1000, (count, size, size), np.uint16)
+    slices = [
+        CohortSlice(f"i{number}", f"s{number // 4}", LABELS[number // 4 % 2], Slice(pixels, 1.0, 1.0))
+        for number, pixels in enumerate(values)
+    ]
+    return CohortPlan(LABELS, slices)
 
 
 def train(folder: Path, cohort: StoredCohort, config: TrainingConfig, threads: int = 0) -> ModelCard:

@@ -37,7 +37,7 @@ class Called(NamedTuple):
 
 @dataclass(frozen=True)
 class Phase:
-    """What a phase found; without the calls of its first moments, where a queue fills."""
+    """All calls of a phase, in the order in which they ended; what is asked of them may leave out the first moments."""
 
     calls: tuple[Called, ...]
 
@@ -46,9 +46,10 @@ class Phase:
         return [call.seconds for call in self.calls if call.end == end and call.began >= since]
 
     def p99(self, end: str, since: float = 0.0) -> float:
-        """Of their times; NaN without any."""
-        found = self.of(end, since)
-        return float(np.percentile(found, 99)) if found else float("nan")
+        """Of their times. ValueError where there are none."""
+        if not (found := self.of(end, since)):
+            raise ValueError(f"no call that began after {since:g} s ended {end!r}; a longer phase may have some")
+        return float(np.percentile(found, 99))
 
     def answered_per_s(self, since: float, until: float) -> float:
         """Answers that came between two times of the phase, by the second."""

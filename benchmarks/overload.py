@@ -69,6 +69,11 @@ class Outcome:
         return self.plan.seconds / 12
 
     @property
+    def back_within_s(self) -> float:
+        """From when on of the time after the overload its calls count; of a short plan, after half of that time."""
+        return min(_BACK_WITHIN_S, self.plan.seconds / 12)
+
+    @property
     def p99_ratio(self) -> float:
         """Of what is admitted, over its p99 at capacity."""
         return self.over.p99(OK, self.settled_s) / self.at_capacity.p99(OK, self.settled_s)
@@ -80,15 +85,19 @@ class Outcome:
 
     @property
     def speed_after(self) -> float:
-        """Answers a second from two seconds after the overload on, over the capacity."""
-        return self.after.answered_per_s(_BACK_WITHIN_S, self.plan.seconds / 6) / self.capacity
+        """Answers a second once the overload is over for `back_within_s`, over the capacity."""
+        return self.after.answered_per_s(self.back_within_s, self.plan.seconds / 6) / self.capacity
 
 
 def run(pairs: int = PAIRS, plan: Plan = PLAN) -> Result:
     """Make one run, whatever `pairs`."""
     with TemporaryDirectory() as folder:
-        outcome = overload(Path(folder), plan)
-    over, settled = outcome.over, outcome.settled_s
+        return result(overload(Path(folder), plan))
+
+
+def result(outcome: Outcome) -> Result:
+    """Ratios and figures of a run. ValueError where it was so short that none of its calls was answered."""
+    plan, over, settled = outcome.plan, outcome.over, outcome.settled_s
     figures = {
         "capacity_images_per_s": outcome.capacity,
         "p99_at_capacity_ms": 1e3 * outcome.at_capacity.p99(OK, settled),
@@ -97,15 +106,16 @@ def run(pairs: int = PAIRS, plan: Plan = PLAN) -> Result:
         "calls_over_per_s": len(over.calls) / plan.seconds,
         "answered_over_per_s": over.answered_per_s(settled, plan.seconds),
         "refused": len(over.of(REFUSED)),
-        "refused_p50_ms": 1e3 * statistics.median(over.of(REFUSED) or [float("nan")]),
-        "refused_p99_ms": 1e3 * over.p99(REFUSED),
         "refused_without_pushback": len(over.of(REFUSED_WITHOUT_PUSHBACK)),
         "ended_otherwise": len(over.of(OTHER)),
         "resident_mib": outcome.resident[-1],
     }
+    if refused := over.of(REFUSED):
+        figures |= {"refused_p50_ms": 1e3 * statistics.median(refused), "refused_p99_ms": 1e3 * over.p99(REFUSED)}
+    back = f"images/s from {outcome.back_within_s:g} s after it on / capacity"
     also = (
         Result(f"{NAME}-memory", "resident at the end / after a quarter", 1.05, True, (outcome.memory_ratio,)),
-        Result(f"{NAME}-after", "images/s from 2 s after it on / capacity", 0.9, False, (outcome.speed_after,)),
+        Result(f"{NAME}-after", back, 0.9, False, (outcome.speed_after,)),
     )
     unit = f"p99 at {plan.times:g}x the capacity / at the capacity"
     return Result(NAME, unit, 2.0, True, (outcome.p99_ratio,), figures, also)

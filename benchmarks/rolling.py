@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
+from benchmarks.cohorts import noise_plan
 from benchmarks.harness import PAIRS, Result
 from benchmarks.models import publish_untrained, random_slices
-from limner import Client, CohortPlan, CohortSlice, Slice
+from limner import Client
 from limner.errors import LimnerError
 from limner.imaging.phantom import write_phantom
 from limner.types import Grid, JobState, TrainingConfig
@@ -123,11 +122,10 @@ def _stream(client: Client, _number: int) -> None:
 
 
 def _import(client: Client, number: int) -> None:
-    values = np.random.default_rng(number).integers(0, 1000, (60, 64, 64), np.uint16)
-    slices = [CohortSlice(f"i{n}", f"s{n // 4}", "ab"[n // 4 % 2], Slice(v, 1.0, 1.0)) for n, v in enumerate(values)]
-    result = client.import_cohort(f"imported-{number}", CohortPlan(("a", "b"), slices))
+    plan = noise_plan(60, 64, seed=number)
+    result = client.import_cohort(f"imported-{number}", plan)
     assert (result.added, result.unchanged, result.rejected) == (60, 0, ()), result
-    assert set(client.cohort(f"imported-{number}", instances=True).instances) == {one.instance for one in slices}
+    assert set(client.cohort(f"imported-{number}", instances=True).instances) == {one.instance for one in plan.slices}
 
 
 def _train(client: Client, number: int) -> None:

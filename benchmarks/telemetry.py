@@ -142,9 +142,11 @@ def _scraped(live: LiveServer) -> Iterator[None]:
 
     thread = threading.Thread(target=scrape)
     thread.start()
-    yield
-    ended.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -156,5 +158,7 @@ def _collector() -> Iterator[str]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": export}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop(None)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None)

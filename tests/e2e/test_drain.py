@@ -18,8 +18,9 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
+from benchmarks.cohorts import noise_plan
 from benchmarks.models import publish_untrained, random_slices
-from limner import AsyncClient, Client, CohortPlan, CohortSlice, Image, Slice
+from limner import AsyncClient, Client, Image
 from limner.types import FeatureOptions, Grid, ImageResult, JobState, SubjectResult, TrainingConfig
 from limner.v1 import inference_pb2
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
@@ -174,18 +175,14 @@ def test_features_go_on_too(live: LiveServer, client: Client, slices: NDArray[np
     assert {result.error for result in results} == {None}
 
 
-def test_an_import_goes_on_too(live: LiveServer, client: Client, slices: NDArray[np.float32]) -> None:
+def test_an_import_goes_on_too(live: LiveServer, client: Client) -> None:
     restarting: list[threading.Thread] = []
 
     def advance(done: int, _all: int) -> None:
         if done == 150 and not restarting:
             restarting.append(restart(live))
 
-    plan = CohortPlan(
-        ("no", "yes"),
-        [CohortSlice(f"i{n}", f"s{n // 2}", ("no", "yes")[n // 2 % 2], Slice(v, 1, 1)) for n, v in enumerate(slices)],
-    )
-    result = client.import_cohort("moved", plan, progress=advance)
+    result = client.import_cohort("moved", noise_plan(COUNT, SIZE, seed=0), progress=advance)
     restarting[0].join()
     assert (result.added, result.unchanged, result.rejected) == (COUNT, 0, ())
     assert set(client.cohort("moved", instances=True).instances) == {f"i{n}" for n in range(COUNT)}
