@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from limner import types
-from limner.requests import enum_prefix, model_spec
+from limner.requests import model_spec, simulate
 from limner.v1 import review_pb2, simulation_pb2
 from limner.wire import enum, grid, identity, time
 
@@ -44,14 +44,8 @@ def create(
 
 def _question(one: types.SimulationQuestion | types.SimulationResult) -> simulation_pb2.SimulateRequest:
     asked = types.SimulationQuestion.of(one) if isinstance(one, types.SimulationResult) else one
-    prefix = enum_prefix(simulation_pb2.SimulationMethod)
-    return simulation_pb2.SimulateRequest(
-        model=model_spec(asked.model),
-        cohort=asked.cohort,
-        method=simulation_pb2.SimulationMethod.Value(prefix + asked.method.upper()),
-        steps=asked.steps,
-        seed=asked.seed,
-        checks=asked.checks,
+    return simulate(
+        asked.model, asked.cohort, method=asked.method, steps=asked.steps, seed=asked.seed, checks=asked.checks
     )
 
 

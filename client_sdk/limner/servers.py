@@ -28,14 +28,15 @@ def addresses(given: str | Sequence[str]) -> tuple[str, ...]:
     Raises
     ------
     InvalidInputError
-        Where there is none, one is empty, or one is there twice.
+        Where there is none, one is empty or there twice, or a name lacks its host or port.
     """
     parts = given.split(",") if isinstance(given, str) else list(given)
     found = [part.strip() for part in parts]
-    twice = next((one for one in found if found.count(one) > 1), None)
-    if not found or not all(found) or twice:
-        said = f"{twice!r} twice" if twice else f"{given!r}"
-        raise InvalidInputError(f"address is {said}; expected {EXPECTED}", field="address", expected=EXPECTED)
+    wrong = [] if found and all(found) else [f"{given!r}"]
+    wrong += [f"{one!r} twice" for one in found if found.count(one) > 1]
+    wrong += [f"{one!r}" for one in found if one.startswith(_NAME) and not _is_whole(one)]
+    if wrong:
+        raise InvalidInputError(f"address is {wrong[0]}; expected {EXPECTED}", field="address", expected=EXPECTED)
     return tuple(found)
 
 
@@ -118,6 +119,14 @@ class Servers:
             if obstacle := endpoint.obstacle():
                 return obstacle if len(self._endpoints) == 1 else f"{endpoint.address}: {obstacle}"
         return ""
+
+
+def _is_whole(name: str) -> bool:
+    try:
+        host, port = split(name)
+    except ValueError:
+        return False
+    return bool(host) and 0 < port < 2**16
 
 
 def _looked_up(host: str, port: int) -> list[str]:

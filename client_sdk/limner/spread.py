@@ -38,9 +38,30 @@ class _Turns:
         return among[next(self._calls) % len(among)]
 
 
-def _goes_elsewhere(error: grpc.RpcError, tried: Collection[int], servers: int) -> bool:
-    lost = isinstance(error, grpc.Call | aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
-    return lost and len(tried) < servers
+class _Attempts:
+    """The servers that one call was sent to, and the time it has left, by gRPC's arguments."""
+
+    def __init__(self, most: int, timeout: float | None, wait_for_ready: bool | None) -> None:
+        self.tried: set[int] = set()
+        self._most = most
+        longest = WAIT_S if timeout is None else timeout if wait_for_ready else min(WAIT_S, timeout)
+        self._patience = time.monotonic() + longest
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def wait_s(self) -> float:
+        """How long to wait for a server that is ready; may be below 0."""
+        return self._patience - time.monotonic()
+
+    @property
+    def left_s(self) -> float | None:
+        """What is left of its timeout."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
+
+    def ended_by(self, error: grpc.RpcError) -> bool:
+        """Whether an error is the call's: its server was not lost, or there is none to go to."""
+        lost = isinstance(error, grpc.Call | aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+        return not lost or len(self.tried) >= self._most
 
 
 class _Streams:
@@ -99,27 +120,24 @@ class Spread(_Streams, grpc.Channel):
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Return the method, repeated at another server where that is safe."""
         calls = [channel.unary_unary(method, *args, **kwargs) for channel in self._channels]
-        return partial(self._call, calls, repeatable(method))
+        return partial(self._call, calls, len(calls) if repeatable(method) else 1)
 
     def _call(
         self,
         calls: Sequence[Callable[..., Any]],
-        again: bool,
+        most: int,
         request: Any,
         timeout: float | None = None,
         wait_for_ready: bool | None = None,
         **how: Any,
     ) -> Any:
-        tried: set[int] = set()
-        longest = WAIT_S if timeout is None else timeout if wait_for_ready else min(WAIT_S, timeout)
-        deadline, patience = time.monotonic() + (timeout or 0), time.monotonic() + longest
+        attempts = _Attempts(most, timeout, wait_for_ready)
         while True:
-            tried.add(chosen := self.choose(tried, patience - time.monotonic()))
-            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            attempts.tried.add(chosen := self.choose(attempts.tried, attempts.wait_s))
             try:
-                return calls[chosen](request, timeout=left, wait_for_ready=wait_for_ready, **how)
+                return calls[chosen](request, timeout=attempts.left_s, wait_for_ready=wait_for_ready, **how)
             except grpc.RpcError as error:
-                if not again or not _goes_elsewhere(error, tried, len(calls)):
+                if attempts.ended_by(error):
                     raise
 
     def subscribe(self, callback: Any, try_to_connect: bool = False) -> None:
@@ -172,28 +190,25 @@ class AsyncSpread(_Streams, aio.Channel):
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """As `Spread.unary_unary`."""
         calls = [channel.unary_unary(method, *args, **kwargs) for channel in self._channels]
-        return partial(self._call, calls, repeatable(method))
+        return partial(self._call, calls, len(calls) if repeatable(method) else 1)
 
     async def _call(
         self,
         calls: Sequence[Callable[..., Any]],
-        again: bool,
+        most: int,
         request: Any,
         timeout: float | None = None,  # noqa: ASYNC109  gRPC's own name
         wait_for_ready: bool | None = None,
         **how: Any,
     ) -> Any:
-        tried: set[int] = set()
-        longest = WAIT_S if timeout is None else timeout if wait_for_ready else min(WAIT_S, timeout)
-        deadline, patience = time.monotonic() + (timeout or 0), time.monotonic() + longest
+        attempts = _Attempts(most, timeout, wait_for_ready)
         while True:
-            await self.wait_ready(tried, patience - time.monotonic())
-            tried.add(chosen := self.choose(tried))
-            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            await self.wait_ready(attempts.tried, attempts.wait_s)
+            attempts.tried.add(chosen := self.choose(attempts.tried))
             try:
-                return await calls[chosen](request, timeout=left, wait_for_ready=wait_for_ready, **how)
+                return await calls[chosen](request, timeout=attempts.left_s, wait_for_ready=wait_for_ready, **how)
             except grpc.RpcError as error:
-                if not again or not _goes_elsewhere(error, tried, len(calls)):
+                if attempts.ended_by(error):
                     raise
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:

@@ -3,7 +3,6 @@
 A token goes over TLS, or to this machine itself, and nowhere else; it is in no message, log or `repr`.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from limner.errors import InvalidInputError
+from limner.hosts import is_loopback
 
 ENVIRONMENT = "LIMNER_TOKEN"
 NOT_HAD = "the token could not be had: "
@@ -48,7 +48,7 @@ def secured(
     Parameters
     ----------
     address
-        One or several servers.
+        One server's.
     connection
         TLS; None for a plain connection.
     token
@@ -67,7 +67,7 @@ def secured(
     if isinstance(token, str):
         _check(token.strip(), given)
     if connection is None:
-        if not _stays_here(address):
+        if not _stays_here(address):  # by its name alone; what has to be looked up may be anywhere
             raise InvalidInputError(
                 f"{given} is given and the connection to {address} is plain, so others could read it;"
                 " expected tls=Tls(...), or limner --tls, or a loopback address",
@@ -114,13 +114,4 @@ def _check(token: str, given: str) -> None:
 
 
 def _stays_here(address: str) -> bool:
-    """Whether every server of an address is on this machine by its name alone; what has to be looked up is not."""
-    return all(_is_loopback(each.strip()) for each in address.split(","))
-
-
-def _is_loopback(address: str) -> bool:
-    host = re.sub(r"^(dns|ipv4|ipv6):/*", "", address).rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(re.sub(r"^(dns|ipv4|ipv6):/*", "", address).rpartition(":")[0])

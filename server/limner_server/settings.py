@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from limner_server.hosts import is_loopback
+from limner.hosts import is_loopback
 
 _URL = re.compile(r"https?://[^/\s]+:[0-9]+")
 _ADDRESS = re.compile(r"[^/\s]+:[0-9]+")

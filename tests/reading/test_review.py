@@ -4,6 +4,7 @@ import asyncio
 import csv
 import json
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,24 @@ def test_every_image_is_of_one_form(study_client: Client, made: NewReading) -> N
         # Clipped alike, at the 1st and 99th percentile.
         assert 0.005 < (pixels == 0).mean() < 0.02
         assert 0.005 < (pixels == 65535).mean() < 0.02
+
+
+def test_all_images_of_a_reading_lie_in_one_file(
+    study_client: Client, study_server: LiveServer, made: NewReading
+) -> None:
+    folder = study_server.data_dir / "readings" / made.reading.id
+    assert [path.name for path in folder.iterdir()] == ["images.npy"]
+    assert folder.joinpath("images.npy").stat().st_size == 128 + made.reading.total * 2 * study.SIZE**2
+
+
+def test_a_slice_of_each_subject_is_read_before_a_second_of_any(study_client: Client) -> None:
+    made = study.create(study_client, real=study.SUBJECTS // 2 + 1)
+    study_client.readings.close(made.reading.id)
+    real = [item for item in study_client.readings.export(made.reading.id).items if item.kind is ItemKind.REAL]
+    for label in study.LABELS:
+        slices = Counter(item.subject for item in real if item.label == label)
+        assert sorted(slices.values()) == [1, 1, 1, 2]
+    assert len({item.instance for item in real}) == len(real)
 
 
 def test_the_same_seed_makes_the_same_reading(study_client: Client, made: NewReading) -> None:
@@ -222,6 +241,13 @@ def test_controls_of_a_checked_simulation_are_read_too(client: Client, model: st
     assert {item.out_of_fold for item in content.items if item.kind is not ItemKind.REAL} == {False}
     assert len({item.pixels for item in content.items}) == 14
     assert {len(item.pixels) for item in content.items} == {2 * 32 * 32}
+    # Pixels are what the network sees but for their unit, so the model says the same of them.
+    controls = [item for item in content.items if not item.out_of_fold]
+    images = [np.frombuffer(item.pixels, "<u2").reshape(32, 32).astype(np.float32) for item in controls]
+    for item, judged in zip(controls, client.predict(model, images).results, strict=True):
+        assert judged.prediction is not None
+        assert item.probabilities == pytest.approx(judged.prediction.probabilities, abs=1e-3)
+    assert len({item.probabilities for item in controls}) == len(controls)
     with pytest.raises(WrongStateError, match="closed without a verdict"):
         client.readings.agreement(made.reading.id)
 
@@ -259,6 +285,17 @@ def test_agreement_is_that_of_the_verdicts_that_count(study_client: Client, clos
     assert means["ann", ItemKind.SIMULATED, "yes"].realism == 4
     with pytest.raises(InvalidInputError, match="100 to 10,000"):
         study_client.readings.agreement(closed.reading.id, resamples=99)
+
+
+def test_agreement_of_all_readers_with_the_model_is_called_so(
+    limner: Run, study_server: LiveServer, closed: NewReading
+) -> None:
+    code, out, _ = limner(
+        "reading", "agreement", closed.reading.id, "--resamples", 100, "--server", study_server.address
+    )
+    assert code == 0
+    of = {line.split("│")[2].strip() for line in out.splitlines() if "kappa_quadratic" in line}
+    assert of == {"ann and model", "bo and model", "ann and bo", "all readers and model", "all readers"}
 
 
 def test_export_writes_tables_pictures_and_dicom(study_client: Client, closed: NewReading, tmp_path: Path) -> None:

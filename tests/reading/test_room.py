@@ -284,14 +284,6 @@ def test_nothing_tells_what_an_image_is(browser: Browser, address: str, study_cl
         assert f'"{text}"' not in html
 
 
-def test_one_image_takes_the_same_calls_and_reads_as_another(study_client: Client, study_server: LiveServer) -> None:
-    """Timing: every image lies in one file, made at creation; the same statements fetch each."""
-    made = study.create(study_client, class_means=True)
-    folder = study_server.data_dir / "readings" / made.reading.id
-    assert [path.name for path in folder.iterdir()] == ["images.npy"]
-    assert folder.joinpath("images.npy").stat().st_size == 128 + made.reading.total * 2 * study.SIZE**2
-
-
 def test_the_page_is_small_and_strict(browser: Browser, address: str) -> None:
     context = browser.new_context()
     page = context.new_page()

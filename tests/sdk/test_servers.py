@@ -60,10 +60,25 @@ async def models_asked(addresses: Any, times: int) -> None:
             await client.model("m")
 
 
-@pytest.mark.parametrize("bad", ["", "a:1,,b:1", [], ["a:1", ""], "a:1, a:1"])
-def test_addresses_that_are_none_are_refused(bad: Any) -> None:
-    with pytest.raises(errors.InvalidInputError, match='expected "host:port", several of them') as caught:
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ("", "''"),
+        ("a:1,,b:1", "'a:1,,b:1'"),
+        ([], "[]"),
+        (["a:1", ""], "['a:1', '']"),
+        ("a:1, a:1", "'a:1' twice"),
+        ("dns:///", "'dns:///'"),
+        ("a:1,dns:///limner", "'dns:///limner'"),
+        ("dns:///:8500", "'dns:///:8500'"),
+        ("dns:limner:http", "'dns:limner:http'"),
+        ("dns:///limner:85000", "'dns:///limner:85000'"),
+    ],
+)
+def test_addresses_that_are_none_are_refused(bad: Any, named: str) -> None:
+    with pytest.raises(errors.InvalidInputError) as caught:
         Client(bad)
+    assert str(caught.value).startswith(f'address is {named}; expected "host:port", several of them')
     assert caught.value.field == "address"
 
 

@@ -148,6 +148,23 @@ def test_the_asynchronous_client_traces_too(
         assert served.parent == sent.id
 
 
+def test_the_calls_of_a_run_are_of_the_trace_of_its_caller(
+    traced: LiveServer, collector: tuple[str, Collector], program: Tracer, tmp_path: Path
+) -> None:
+    async def score() -> None:
+        async with AsyncClient(traced.address, tracing=True) as client:
+            await client.score(obedient.NAME, [image(0)] * 20, tmp_path / "other")
+
+    with Client(traced.address, tracing=True) as client, program.start_as_current_span("study") as study:
+        client.score(obedient.NAME, [image(0)] * 20, tmp_path / "one")
+        asyncio.run(score())
+    found = spans_of(collector[1], study, PREDICT)
+    calls = found["program", PREDICT]
+    assert len(calls) >= 2 * 2, "of either client more than one"
+    assert {call.parent for call in calls} == {found["program", "study"][0].id}
+    assert {call.parent for call in found["limner-server", PREDICT]} <= {call.id for call in calls}
+
+
 def test_a_traced_client_follows_and_leaves_streams_as_ever(
     traced: LiveServer, program: Tracer, phantom: Path, key: bytes
 ) -> None:

@@ -1,6 +1,5 @@
 """`limner read`: the web page in which readers judge the images of a reading."""
 
-import ipaddress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from limner.cli.common import NOTICE, SERVER, Connections, Server, note
+from limner.hosts import is_loopback
 
 HOST, PORT = "127.0.0.1", 8600
 
@@ -39,7 +39,7 @@ def read(
         raise typer.BadParameter("needs more: pip install 'limner[read]'", param_hint="limner read")
     if (certificate is None) != (key is None):
         raise typer.BadParameter("--certificate and --key go together", param_hint="--certificate")
-    if certificate is None and not insecure_network and not _is_loopback(host):
+    if certificate is None and not insecure_network and not is_loopback(host):
         raise typer.BadParameter(
             f"{host} can be reached from other machines, and tokens would cross the network in the clear; expected "
             "--certificate and --key, --insecure-network, or a loopback address behind a proxy that speaks https",
@@ -65,10 +65,3 @@ def read(
         announce=announce,
     )
     note("reading room closed")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -11,7 +11,7 @@ from rich.text import Text
 from limner.cli.common import SERVER, AsJson, Server, connect, make_table, note, print_json, print_table
 from limner.errors import InvalidInputError, wrong_input
 from limner.reading_export import write_export
-from limner.types import AgreementFigure, LexiconEntry, Reading, SimulationQuestion
+from limner.types import LexiconEntry, Reading, SimulationQuestion
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,17 +187,13 @@ def agreement(
     table = make_table(f"agreement, reading {reading}", "figure", "of", "value", "95 % interval", "cases", "resampled")
     for figure in found.figures:
         interval = f"{figure.low:.2f} to {figure.high:.2f}"
-        table.add_row(figure.name, _of(figure), f"{figure.value:.2f}", interval, str(figure.cases), figure.resampled)
+        table.add_row(figure.name, figure.raters, f"{figure.value:.2f}", interval, str(figure.cases), figure.resampled)
     print_table(table)
     means = make_table("means", "rater", "kind", "label", "cases", "likelihood", "realism")
     for group in found.groups:
         figures = (str(group.cases), f"{group.likelihood:.1f}", f"{group.realism:.2f}")
         means.add_row(group.reader, group.kind.value, Text(group.label), *figures)
     print_table(means)
-
-
-def _of(figure: AgreementFigure) -> str:
-    return " and ".join(filter(None, (figure.first, figure.second))) or "all readers"
 
 
 def _state(reading: Reading) -> str:

@@ -14,7 +14,7 @@ from limner.report.data import ReportData
 from limner.report.drawing import Plot
 from limner.report.flow import steps
 from limner.report.scores import SubjectScore, subject_scores
-from limner.report.words import agreement_name, number, raters, words
+from limner.report.words import agreement_name, number, words
 from limner.simulated import shortcoming
 from limner.types import Agreement, Check, SimulationResult, Verdict
 
@@ -138,7 +138,7 @@ def _reading(agreement: Agreement) -> Iterator[Plot]:
         shown = [one for one in agreement.figures if one.name.startswith(prefixes) and not isnan(one.value)]
         if shown:
             alt = f"{name.replace('-', ' ')}: " + "; ".join(
-                f"{agreement_name(one)} of {raters(one)} {number(one.value)}" for one in shown
+                f"{agreement_name(one)} of {one.raters} {number(one.value)}" for one in shown
             )
             yield Plot(name, alt, partial(reading_figures.forest, figures=shown))
     kinds = ", ".join(dict.fromkeys(words(group.kind) for group in agreement.groups))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from limner.report.drawing import DASHED, TWO_COLUMNS, Colours, canvas
-from limner.report.words import agreement_name, raters, words
+from limner.report.words import agreement_name, words
 from limner.types import Agreement, AgreementFigure
 
 PANELS = {"reading-agreement": ("kappa_", "icc_"), "reading-auc": ("auc_",)}
@@ -35,7 +35,7 @@ def forest(colours: Colours, figures: Sequence[AgreementFigure]) -> Figure:
             together = not row.first
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4 if together else 1.2, alpha=0.6)
             axes.plot(row.value, place, "D" if together else "o", color=colour, markersize=5 if together else 4)
-    axes.set_yticks(range(len(rows)), [row if isinstance(row, str) else raters(row) for row in rows])
+    axes.set_yticks(range(len(rows)), [row if isinstance(row, str) else row.raters for row in rows])
     for row, label in zip(rows, axes.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if isinstance(row, str) else "normal")
     axes.tick_params(axis="y", length=0)

@@ -29,7 +29,6 @@ from limner.report.words import (
     metric_name,
     not_measured,
     number,
-    raters,
     verdict_words,
     words,
 )
@@ -120,7 +119,6 @@ def render_report(data: ReportData) -> str:
         contrasts=contrasts,
         expected=expected,
         agreement_name=agreement_name,
-        raters=raters,
         verdict_words=verdict_words,
         flatten=_flatten,
         png=_png,

@@ -149,12 +149,6 @@ def agreement_name(figure: AgreementFigure) -> str:
     return _AGREEMENT.get(figure.name, capital(words(figure.name)))
 
 
-def raters(figure: AgreementFigure) -> str:
-    """Say whose agreement it is: "ann and model", or "all readers and model"."""
-    first = figure.first or "all readers"
-    return f"{first} and {figure.second}" if figure.second else first
-
-
 def contrasts(simulation: SimulationResult) -> Iterator[tuple[str, str, NDArray[np.float32], float]]:
     """Give each class against the first: its name, the first's, the difference image, and the range of its colours."""
     reference, *others = simulation.images

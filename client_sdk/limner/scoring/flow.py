@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -215,7 +216,7 @@ class Flow:
             self._ready.popleft()
             self._under_way += 1
             lane.sent(len(request.items), len(request.payload))
-            begun = sender.submit(lane.begin, request.payload)
+            begun = sender.submit(copy_context().run, lane.begin, request.payload)  # with the span of who asked
             begun.add_done_callback(partial(self._tell, self._was_sent, request, lane))
 
     def _was_sent(self, request: _Request, lane: Lane, begun: "Future[Call]") -> list[Answer]:

@@ -237,6 +237,12 @@ class AgreementFigure(Result):
     readers: int
     resampled: str
 
+    @property
+    def raters(self) -> str:
+        """Whose agreement it is, in words: "ann and model", "all readers and model" or "all readers"."""
+        first = self.first or "all readers"
+        return f"{first} and {self.second}" if self.second else first
+
 
 class GroupSummary(Result):
     """Mean likelihood (0 to 100) and realism (1 to 5; NaN of the model) of one rater over one kind and label."""

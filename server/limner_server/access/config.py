@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from limner_server.hosts import is_loopback
+from limner.hosts import is_loopback
 
 RoleName = Literal["read", "score", "train", "admin"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

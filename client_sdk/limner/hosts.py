@@ -1,4 +1,4 @@
-"""Which hosts are this machine itself. Imports nothing of ours: the settings ask it before anything else is there."""
+"""Which hosts are this machine itself."""
 
 import ipaddress
 
