@@ -133,6 +133,8 @@ class AsyncClient:
                     raise lost from error
             if upload.resume(await self._insist(lambda: self._instances(cohort), patience)):
                 patience.renew()
+            elif patience.exhausted():
+                raise lost
 
     async def _instances(self, cohort: str) -> tuple[str, ...]:
         try:

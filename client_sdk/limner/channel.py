@@ -1,6 +1,7 @@
 """How the SDK reaches a server: retries, keepalive and limits of both clients, as options of one gRPC channel."""
 
 import json
+import math
 import time
 from enum import Enum, auto
 
@@ -42,21 +43,25 @@ _IDEMPOTENT = (
 
 
 class Patience:
-    """How long to ask again for what a lost server owes: so many seconds from its last message."""
+    """How long to ask again for what a lost server owes: so many seconds from its loss, however quiet it was before.
+
+    What has never begun is not asked for again.
+    """
 
     LIMIT_S = 60.0
 
-    def __init__(self, limit_s: float = LIMIT_S) -> None:
-        self._limit_s = limit_s
-        self._until = 0.0
+    def __init__(self) -> None:
+        self._lost_since: float | None = -math.inf
 
     def renew(self) -> None:
         """Note that a message came."""
-        self._until = time.monotonic() + self._limit_s
+        self._lost_since = None
 
     def exhausted(self) -> bool:
-        """Return whether it is time to give up."""
-        return time.monotonic() > self._until
+        """Return, after a failure, whether it is time to give up; the first one since a message starts the clock."""
+        if self._lost_since is None:
+            self._lost_since = time.monotonic()
+        return time.monotonic() - self._lost_since > self.LIMIT_S
 
 
 def repeatable(method: str) -> bool:

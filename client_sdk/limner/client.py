@@ -180,6 +180,8 @@ class Client:
                     raise lost from error
             if upload.resume(self._insist(lambda: self._instances(cohort), patience)):
                 patience.renew()
+            elif patience.exhausted():
+                raise lost
 
     def _instances(self, cohort: str) -> tuple[str, ...]:
         try:

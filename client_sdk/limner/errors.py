@@ -12,6 +12,7 @@ from limner.types import Failure
 
 REQUEST_ID = "limner-request-id"
 VERSION = "limner-version"
+_PUSHBACK = "grpc-retry-pushback-ms"
 
 
 class LimnerError(Exception):
@@ -74,9 +75,19 @@ class ForbiddenError(LimnerError, PermissionError):
 
 
 class OverloadedError(LimnerError):
-    """The server's queue or disk is full, or the caller asks for more than it may; nothing of the call was kept."""
+    """The server's queue or disk is full, or the caller asks for more than it may; nothing of the call was kept.
+
+    Attributes
+    ----------
+    passing
+        Whether the same call may be taken later; False of a message that is too large.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, passing: bool = True, request_id: str = "") -> None:
+        super().__init__(message, request_id=request_id)
+        self.passing = passing
 
 
 class DeadlineError(LimnerError, TimeoutError):
@@ -114,7 +125,6 @@ _FAMILY: dict[grpc.StatusCode, type[LimnerError]] = {
     for error in (
         NotFoundError,
         WrongStateError,
-        OverloadedError,
         DeadlineError,
         CancelledError,
         InternalError,
@@ -151,6 +161,10 @@ def from_rpc(error: grpc.RpcError, address: str, call: str = "") -> LimnerError:
             named = f"this call, {call}" if call else "this call"
             reason = _why_unknown(trailer.get(VERSION, ""), details)
             return UnsupportedError(f"the server at {address} does not know {named}: {reason}", request_id=request_id)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # gRPC itself, without an id, refuses what is too large; the server says by its pushback that it does so.
+            passing = bool(request_id) and trailer.get(_PUSHBACK) != "-1"
+            return OverloadedError(details, passing=passing, request_id=request_id)
         case grpc.StatusCode.DEADLINE_EXCEEDED if not request_id:
             return DeadlineError(f"no answer from {address} within the timeout")
         case _:

@@ -136,7 +136,7 @@ class App:
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models, ownership), server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceService(self._models, ownership, settings), server
+            OpenInferenceService(self._models, ownership, settings, door.health), server
         )
 
     async def start(self) -> None:

@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
 
 from limner_server.settings import Settings
+
+if TYPE_CHECKING:
+    from limner_server.state.audit import AuditEntry
 
 _DEFAULTS = Settings.model_fields
 
@@ -44,18 +47,12 @@ class Audit(BaseSettings):
         # SQLAlchemy and rich take a while to import; wrong flags need not wait for it.
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        from limner_server.state.audit import AuditLog
-        from limner_server.state.database import open_database
-
-        file = self.data_dir / "limner.sqlite"
-        if not self.database_url and not file.is_file():
-            sys.exit(f"limner-server: {file}: no such file; expected --data-dir or --database-url of a server")
-        log = AuditLog(open_database(self.database_url or f"sqlite:///{file.absolute()}"))
         columns = ("time", "principal", "method", "target", "status", "peer", "request_id")
         rows = [
             [entry.time.isoformat(timespec="seconds"), *(getattr(entry, name) for name in columns[1:])]
-            for entry in reversed(log.entries(self.target, self.limit, self.principal))
+            for entry in reversed(self._entries())
         ]
         if self.json_lines:
             for row in rows:
@@ -63,9 +60,30 @@ class Audit(BaseSettings):
             return
         table = Table(*columns, box=None, header_style="bold")
         for row in rows:
-            table.add_row(*(value or "-" for value in row))
+            # A target is its caller's text: no markup of rich's, and nothing for the terminal to obey.
+            table.add_row(*(Text(_printable(value) or "-") for value in row))
         console = Console(soft_wrap=True)
         console.print(table, crop=False, no_wrap=True)
+
+    def _entries(self) -> "list[AuditEntry]":
+        """Read the entries, newest first; ends the process where that cannot be done."""
+        from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+        from limner_server.errors import LimnerError
+        from limner_server.state.audit import AuditLog
+        from limner_server.state.database import open_database
+
+        file = self.data_dir / "limner.sqlite"
+        if not self.database_url and not file.is_file():
+            sys.exit(f"limner-server: {file}: no such file; expected --data-dir or --database-url of a server")
+        try:
+            log = AuditLog(open_database(self.database_url or f"sqlite:///{file.absolute()}"))
+            return log.entries(self.target, self.limit, self.principal)
+        except LimnerError as error:
+            sys.exit(f"limner-server: {error}")
+        except SQLAlchemyError as error:
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            sys.exit(f"limner-server: the database cannot be read: {' '.join(str(reason).split())}")
 
 
 class Sign(BaseSettings):
@@ -94,6 +112,10 @@ class Sign(BaseSettings):
         except (LimnerError, OSError, ValueError) as error:
             sys.exit(f"limner-server: {error}")
         print(found.folder / SIGNATURE_FILE)
+
+
+def _printable(text: str | None) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text or "")
 
 
 def _run(command: type[BaseSettings]) -> Callable[[list[str]], None]:

@@ -107,4 +107,4 @@ class EngineError(LimnerError):
 
 
 class LeftOffError(Exception):
-    """A job was told to leave off, and has kept where it is: not a failure, and nobody's answer."""
+    """A job has ended since its server goes, for another one to take up: not a failure, and nobody's answer."""

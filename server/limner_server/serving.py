@@ -64,11 +64,16 @@ class ServedModel:
         self._mailbox = _Mailbox()
 
     @contextlib.contextmanager
-    def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator[Places]:
-        """Keep places for all images of a call, as the executor does; each image that it refuses counts as failed."""
+    def admitted(
+        self, images: int, priority: int = 0, deadline: float | None = None, *, runs: int = 1
+    ) -> Iterator[Places]:
+        """Keep places for all images of a call, as the executor does; each image that it refuses counts as failed.
+
+        `runs` is how often each of them is run.
+        """
         with contextlib.ExitStack() as stack:
             try:
-                places = stack.enter_context(self.executor.admitted(images, priority, deadline))
+                places = stack.enter_context(self.executor.admitted(images * runs, priority, deadline))
             except QueueFullError:
                 self.statistics.failures[Reason.QUEUE_FULL].count += images
                 raise

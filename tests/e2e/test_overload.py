@@ -6,10 +6,14 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import tritonclient.grpc as triton
 
+from limner import Client, FeatureOptions
+from limner.types import ImportanceMethod
 from limner.v1 import common_pb2, inference_pb2
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.live import LiveServer
+from tests.reading import study
 
 CALLERS, IMAGES = 6, 40
 
@@ -52,3 +56,20 @@ def test_a_full_queue_refuses_calls_with_pushback_and_answers_the_rest(
         trailer = dict(error.trailing_metadata())
         assert int(trailer["grpc-retry-pushback-ms"]) > 0
         assert trailer["limner-request-id"]
+
+
+def test_a_call_that_was_let_in_has_places_for_all_that_it_runs(tmp_path: Path) -> None:
+    """Where an image is run twice, and where a reading's images are judged: of a queue of one, none is refused."""
+    small = study.start(tmp_path, max_batch_size=1, max_queue_images=1)
+    try:
+        with Client(small.address) as client:
+            options = FeatureOptions(layers=("layer4",), method=ImportanceMethod.MEAN_ABLATION)
+            images = [np.full((study.SIZE, study.SIZE), number, np.float32) for number in range(6)]
+            results = client.extract_features(study.MODEL, images, options).results
+            assert [result.error for result in results] == [None] * 6
+            total = study.create(client, simulations=[]).reading.total
+        with triton.InferenceServerClient(small.address) as front:
+            (counted,) = front.get_inference_statistics(study.MODEL).model_stats
+        assert counted.inference_stats.success.count == 6 + total
+    finally:
+        small.stop()

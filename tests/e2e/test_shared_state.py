@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from benchmarks.models import publish_untrained
 from limner import Client
@@ -135,8 +136,11 @@ def test_a_database_that_goes_away_is_told_and_found_again(pair: Pair) -> None:
     address = pair.servers[1].address
     until(lambda: health(address, "") == health(address, "limner.v1.InferenceService") == HEALTH.NOT_SERVING)
     assert health(address, LIVE) == HEALTH.SERVING
-    pair.database.start()
-    until(lambda: health(address, "") == HEALTH.SERVING)
+    with triton.InferenceServerClient(address) as front:
+        assert not front.is_server_ready()
+        pair.database.start()
+        until(lambda: health(address, "") == HEALTH.SERVING)
+        assert front.is_server_ready()
     assert not fails(client.trainings, LimnerError)
     assert client.predict("lasting", [IMAGE]).results[0].ok
 

@@ -79,6 +79,11 @@ class Gateway:
         """End it as systemd would, and return its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it ends, and return its exit status."""
+        assert self._process is not None
         return self._process.wait(timeout=30)
 
     def kill(self) -> None:

@@ -1,6 +1,8 @@
 """A modality, the gateway, a server and a PACS, all of them real: nothing is lost, nothing is sent twice."""
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -222,6 +224,14 @@ def test_it_ends_at_sigterm_though_a_peer_is_connected(idle: Gateway) -> None:
         started = time.monotonic()
         assert idle.stop() == 0
         assert time.monotonic() - started < 15
+    idle.start()
+
+
+def test_it_ends_at_a_signal_that_another_thread_is_given(idle: Gateway) -> None:
+    other = max(int(task.name) for task in Path(f"/proc/{idle.pid}/task").iterdir())
+    assert other != idle.pid
+    os.kill(other, signal.SIGTERM)  # to the process, and this thread is asked first
+    assert idle.wait() == 0
     idle.start()
 
 

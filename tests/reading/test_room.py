@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, Response, Route, expect
 
 from limner import Client
 from limner.reading.app import TYPES
@@ -185,6 +185,59 @@ def test_a_server_that_is_killed_loses_and_doubles_nothing(
     wait_sent(page)
     progress = study_client.readings.get(made.reading.id).readers[0]
     assert (progress.done, progress.verdicts) == (total, total)
+
+
+def test_a_reader_who_has_left_is_gone(
+    page: Page, address: str, study_server: LiveServer, study_client: Client
+) -> None:
+    """Two readers one after the other in one tab; the first leaves with a verdict under way and an image to come."""
+    made = study.create(study_client, ("ann", "bo"), real=8)
+    ann, bo = (token.token for token in made.tokens)
+    on_its_way: list[Route] = []
+    page.route("**/api/verdicts", lambda route: on_its_way.append(route))
+    enter(page, address, ann)
+    wait_case(page, 1)
+    judge_by_keys(page)
+    wait_case(page, 2)
+    page.keyboard.press("t")
+    page.keyboard.type("of ann")
+    page.keyboard.press("Escape")
+    study_server.kill()
+    for _ in range(2, made.reading.total):  # to the last, whose image was not fetched ahead
+        page.keyboard.press("PageDown")
+    expect(page.locator("#sheet-error")).to_contain_text("The Limner server cannot be reached. Trying again.")
+    page.locator("#leave").click()
+    page.locator("#token").fill(bo)
+    # The second refusal is later than what the first reader's room waits for.
+    for _ in range(2):
+        with page.expect_response("**/api/reading"):
+            page.keyboard.press("Enter")
+    expect(page.locator("#login")).to_be_visible()
+    expect(page.locator("#room")).to_be_hidden()
+
+    study_server.start(study_server.address.rpartition(":")[2])
+    wait_case(page, 1)
+    page.keyboard.press("t")
+    page.keyboard.type("of bo")
+    on_its_way.pop(0).continue_()
+    while page.evaluate("Object.keys(localStorage).some(key => key.startsWith('limner-reading-outbox:'))"):
+        page.wait_for_timeout(20)
+    expect(page.locator("#progress-text")).to_have_text(f"0 of {made.reading.total}")
+    expect(page.locator("#saved")).to_have_text("")
+    drafts = page.evaluate("Object.values({...sessionStorage}).filter(text => text.includes('comment'))")
+    assert [json.loads(draft)["comment"] for draft in sorted(drafts)] == ["of ann", "of bo"]
+    readers = {one.reader: one.done for one in study_client.readings.get(made.reading.id).readers}
+    assert readers == {"ann": 1, "bo": 0}
+
+
+def test_a_refused_verdict_says_why(page: Page, address: str, study_client: Client) -> None:
+    made = study.create(study_client)
+    enter(page, address, made.tokens[0].token)
+    wait_case(page, 1)
+    study_client.readings.close(made.reading.id)
+    judge_by_keys(page)
+    expect(page.locator("#saved")).to_contain_text("1 verdict was not taken: ")
+    expect(page.locator("#saved")).to_contain_text("was closed at")
 
 
 def test_nothing_tells_what_an_image_is(browser: Browser, address: str, study_client: Client) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from google.rpc import code_pb2
@@ -195,14 +196,20 @@ def test_single_images_that_could_not_be_taken_are_sent_again() -> None:
     assert all(result.ok for _, result in answers)
 
 
-@pytest.mark.parametrize("code", [code_pb2.NOT_FOUND, code_pb2.FAILED_PRECONDITION, code_pb2.INVALID_ARGUMENT])
-def test_what_concerns_all_images_ends_the_run(code: int) -> None:
-    trouble = lambda _number, _request, context: refuse(context, code, "the model is gone")  # noqa: E731
-    with (
-        serving(add_inference, Troubled(trouble)) as address,
-        pytest.raises(errors.LimnerError, match="the model is gone"),
-    ):
-        answers_of(address, arrays(100))
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (code_pb2.NOT_FOUND, errors.NotFoundError),
+        (code_pb2.FAILED_PRECONDITION, errors.WrongStateError),
+        (code_pb2.INVALID_ARGUMENT, errors.InvalidInputError),
+        (code_pb2.UNAUTHENTICATED, errors.UnauthenticatedError),
+        (code_pb2.PERMISSION_DENIED, errors.ForbiddenError),
+    ],
+)
+def test_what_concerns_all_images_ends_the_run(code: int, kind: type[errors.LimnerError]) -> None:
+    trouble = lambda _number, _request, context: refuse(context, code, "not for this one")  # noqa: E731
+    with serving(add_inference, Troubled(trouble)) as address, pytest.raises(kind, match="not for this one"):
+        answers_of(address, arrays(2))
 
 
 def test_another_model_than_the_one_asked_for_ends_the_run() -> None:
@@ -236,6 +243,24 @@ def test_a_message_larger_than_the_server_takes_is_split_and_then_fails() -> Non
     (failed,) = [result.error for _, result in answers if result.error]
     assert failed.code == "RESOURCE_EXHAUSTED"
     assert "larger than max" in failed.message
+
+
+def test_a_message_larger_than_its_sender_may_send_fails_at_once() -> None:
+    def trouble(number: int, request: inference_pb2.PredictRequest, context: Any) -> None:
+        if any(image.id == "5" for image in request.images):
+            asked.append(len(request.images))
+            context.set_trailing_metadata((("limner-request-id", "r-1"), ("grpc-retry-pushback-ms", "-1")))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "yours may have 1 MiB")
+
+    asked: list[int] = []
+    with serving(add_inference, Troubled(trouble)) as address:
+        answers = answers_of(address, arrays(40))
+    assert_each_once(answers, 40)
+    (failed,) = [(item, result) for item, result in answers if not result.ok]
+    assert failed[0].position == 5
+    assert failed[1].error is not None
+    assert (failed[1].error.code, failed[1].error.message) == ("RESOURCE_EXHAUSTED", "yours may have 1 MiB")
+    assert [1 for images in asked if images == 1] == [1]
 
 
 def test_patience_ends_where_no_image_is_answered_either() -> None:

@@ -256,8 +256,23 @@ def test_a_changed_model_is_refused_unless_allowed(
     assert client.score(untrained, phantom / "PH-000", tmp_path / "run", allowed).model.digest == digest
     assert client.score(untrained, phantom / "PH-000", tmp_path / "run", RESUME).images == 12
     run.write_text(run.read_text().replace(digest, "e" * 64).replace('"yes"', '"perhaps"'))
-    with pytest.raises(WrongStateError, match=r"whose labels or embeddings are others: begin another run"):
+    with pytest.raises(WrongStateError, match=r"whose labels, embeddings or features are others: begin another"):
         client.score(untrained, phantom / "PH-000", tmp_path / "run", allowed)
+
+
+def test_a_changed_model_has_as_many_channels_in_each_layer_of_features(
+    client: Client, untrained: str, phantom: Path, tmp_path: Path
+) -> None:
+    features = EVERY.model_copy(update={"features": ("layer1",)})
+    digest = client.score(untrained, phantom / "PH-000", tmp_path / "run", features).model.digest
+    run = tmp_path / "run" / "run.json"
+    begun = run.read_text().replace(digest, "e" * 64)
+    allowed = features.model_copy(update={"resume": True, "another_model": True})
+    run.write_text(begun.replace('"layer1": 64', '"layer1": 32'))
+    with pytest.raises(WrongStateError, match=r"whose labels, embeddings or features are others: begin another"):
+        client.score(untrained, phantom / "PH-000", tmp_path / "run", allowed)
+    run.write_text(begun.replace('"layer2": 128', '"layer2": 32'))  # of which nothing is kept
+    assert client.score(untrained, phantom / "PH-000", tmp_path / "run", allowed).model.digest == digest
 
 
 def test_progress_is_told(client: Client, untrained: str, phantom: Path, tmp_path: Path) -> None:

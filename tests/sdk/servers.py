@@ -1,6 +1,7 @@
 """Small real gRPC servers that behave as the real one may only rarely: unavailable, slow, overloaded, gone."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -196,17 +197,20 @@ class Cohorts(cohort_pb2_grpc.CohortServiceServicer):
 
 
 class Trainings(training_pb2_grpc.TrainingServiceServicer):
-    """Reports the given states; ends the stream with UNAVAILABLE after `lost_after` of them, once.
+    """Reports the given states; ends the stream with UNAVAILABLE after `lost_after` of them and `quiet_s`, once.
 
     `hangs` keeps the stream open after the last, as a long epoch does.
     """
 
-    def __init__(self, states: list[int], lost_after: int | None = None, hangs: bool = False) -> None:
+    def __init__(
+        self, states: list[int], lost_after: int | None = None, hangs: bool = False, quiet_s: float = 0.0
+    ) -> None:
         self.requests: list[training_pb2.StartTrainingRequest] = []
         self.watched = 0
         self._states = states
         self._lost_after = lost_after
         self._hangs = hangs
+        self._quiet_s = quiet_s
         self.reported = threading.Event()
 
     def StartTraining(self, request: training_pb2.StartTrainingRequest, context: Any) -> training_pb2.Training:
@@ -223,6 +227,7 @@ class Trainings(training_pb2_grpc.TrainingServiceServicer):
         for count, state in enumerate(self._states):
             if count == self._lost_after:
                 self._lost_after = None
+                time.sleep(self._quiet_s)
                 context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
             yield training_pb2.Training(id=request.id, state=state)  # type: ignore[arg-type]
         self.reported.set()

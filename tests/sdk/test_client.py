@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from google.rpc import code_pb2
 
 from limner import AsyncClient, Client, errors, types
+from limner.channel import Patience
 from limner.v1 import training_pb2
 from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server as add_inference
 from limner.v1.model_pb2_grpc import add_ModelServiceServicer_to_server as add_models
@@ -133,6 +135,36 @@ def test_the_asynchronous_client_follows_it_too() -> None:
     trainings = Trainings([RUNNING, SUCCEEDED], lost_after=1)
     with serving(add_trainings, trainings) as address:
         assert asyncio.run(train(address)).state is types.JobState.SUCCEEDED
+    assert trainings.watched == 2
+
+
+def test_patience_counts_from_the_loss_and_what_never_began_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("limner.channel.time", SimpleNamespace(monotonic=lambda: now[0]))
+    patience = Patience()
+    assert patience.exhausted(), "nothing has come yet"
+    patience.renew()
+    now[0] += 10 * Patience.LIMIT_S
+    assert not patience.exhausted(), "it was quiet, and is lost only now"
+    now[0] += Patience.LIMIT_S
+    assert not patience.exhausted()
+    now[0] += 1
+    assert patience.exhausted()
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_training_that_was_quiet_for_longer_than_the_patience_is_followed_on(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def train(address: str) -> types.Training:
+        async with AsyncClient(address) as client:
+            return await client.train("c", "m")
+
+    monkeypatch.setattr(Patience, "LIMIT_S", 0.2)
+    trainings = Trainings([RUNNING, SUCCEEDED], lost_after=1, quiet_s=0.5)
+    with serving(add_trainings, trainings) as address, Client(address) as client:
+        last = client.train("c", "m") if way == "sync" else asyncio.run(train(address))
+    assert last.state is types.JobState.SUCCEEDED
     assert trainings.watched == 2
 
 

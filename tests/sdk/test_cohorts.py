@@ -1,18 +1,23 @@
 """Cohorts on their way in: the table of labels, the plan of a folder, an upload that is interrupted."""
 
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from google.rpc import code_pb2
 
 from limner import AsyncClient, Client, CohortPlan, CohortSlice, Slice, plan_import
+from limner.channel import Patience
 from limner.cohort_import import read_labels
-from limner.errors import InvalidInputError
+from limner.errors import InvalidInputError, UnavailableError
 from limner.imaging import SelectionRules
 from limner.types import ImportResult
+from limner.v1 import cohort_pb2
 from limner.v1.cohort_pb2_grpc import add_CohortServiceServicer_to_server as add_cohorts
-from tests.sdk.servers import Cohorts, serving
+from tests.sdk.servers import Cohorts, refuse, serving
 
 KEY = bytes(range(32))
 
@@ -25,16 +30,25 @@ def _plan(count: int, *extra: CohortSlice) -> CohortPlan:
     return CohortPlan(("a", "b"), [*slices, *extra])
 
 
+def imported(way: str, address: str, plan: CohortPlan) -> ImportResult:
+    """Import a plan with the one client or the other."""
+
+    async def run() -> ImportResult:
+        async with AsyncClient(address) as client:
+            return await client.import_cohort("c", plan)
+
+    if way == "async":
+        return asyncio.run(run())
+    with Client(address) as client:
+        return client.import_cohort("c", plan)
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_an_import_whose_server_is_lost_resumes_by_itself_and_then_adds_nothing(way: str) -> None:
-    async def run(address: str) -> ImportResult:
-        async with AsyncClient(address) as client:
-            return await client.import_cohort("c", _plan(8))
-
     cohorts = Cohorts(breaks_after=3)
     seen: list[tuple[int, int]] = []
     with serving(add_cohorts, cohorts) as address, Client(address) as client:
-        first = client.import_cohort("c", _plan(8)) if way == "sync" else asyncio.run(run(address))
+        first = imported(way, address, _plan(8))
         second = client.import_cohort("c", _plan(8), progress=lambda done, total: seen.append((done, total)))
     assert (first.added, first.unchanged) == (8, 0)
     assert (second.added, second.unchanged) == (0, 8)
@@ -43,17 +57,57 @@ def test_an_import_whose_server_is_lost_resumes_by_itself_and_then_adds_nothing(
     assert second.cohort.labels == ("a", "b")
 
 
-def test_what_is_refused_here_or_there_is_listed_and_stops_nothing(tmp_path: Path) -> None:
-    async def run(address: str) -> ImportResult:
-        async with AsyncClient(address) as client:
-            return await client.import_cohort("c", plan)
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_import_that_was_quiet_for_longer_than_the_patience_resumes(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quiet(Cohorts):
+        """Lost after a while, with nobody there at first."""
 
+        asked = 0
+
+        def GetCohort(self, request: cohort_pb2.GetCohortRequest, context: Any) -> cohort_pb2.Cohort:
+            self.asked += 1
+            if 2 <= self.asked <= 5:  # one call, as often as gRPC repeats it
+                refuse(context, code_pb2.UNAVAILABLE, "starting")
+            return super().GetCohort(request, context)
+
+        def ImportCohort(self, request_iterator: Any, context: Any) -> cohort_pb2.ImportCohortResponse:
+            if not self.slices:
+                time.sleep(1.5 * Patience.LIMIT_S)
+            return super().ImportCohort(request_iterator, context)
+
+    monkeypatch.setattr(Patience, "LIMIT_S", 0.2)
+    cohorts = Quiet(breaks_after=3)
+    with serving(add_cohorts, cohorts) as address:
+        assert imported(way, address, _plan(8)).added == 8
+    assert cohorts.asked == 6
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_import_that_is_always_lost_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(Cohorts):
+        imports = 0
+
+        def ImportCohort(self, request_iterator: Any, context: Any) -> cohort_pb2.ImportCohortResponse:
+            self.imports += 1
+            refuse(context, code_pb2.UNAVAILABLE, "the disk is gone")
+            raise AssertionError
+
+    monkeypatch.setattr(Patience, "LIMIT_S", 0.3)
+    cohorts = Lost()
+    with serving(add_cohorts, cohorts) as address, pytest.raises(UnavailableError, match="the disk is gone"):
+        imported(way, address, _plan(8))
+    assert cohorts.imports > 1
+
+
+def test_what_is_refused_here_or_there_is_listed_and_stops_nothing(tmp_path: Path) -> None:
     missing = CohortSlice("missing", "s0", "a", tmp_path / "missing.dcm")
     gridded = CohortSlice("gridded", "s0", "a", np.zeros((3, 3), np.uint8))
     plan = _plan(4, missing, gridded)
     for way in ("sync", "async"):
-        with serving(add_cohorts, Cohorts(bad=("i2",))) as address, Client(address) as client:
-            result = client.import_cohort("c", plan) if way == "sync" else asyncio.run(run(address))
+        with serving(add_cohorts, Cohorts(bad=("i2",))) as address:
+            result = imported(way, address, plan)
         assert result.added == 3
         assert {rejection.id for rejection in result.rejected} == {"i2", "missing", "gridded"}
         assert all(rejection.error.message for rejection in result.rejected)

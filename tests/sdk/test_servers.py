@@ -5,6 +5,7 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from limner import AsyncClient, Client, Image, Slice, Tls, errors
+from limner.channel import Patience
 from limner.types import ImageResult, SubjectResult
 from limner.v1 import inference_pb2, model_pb2
 from limner.v1.feature_pb2_grpc import add_FeatureServiceServicer_to_server as add_features
@@ -285,6 +287,24 @@ def test_a_stream_goes_on_where_its_server_left_it(stream: Callable[..., Streame
     assert [(one.subject, one.images, one.failed) for one in subjects] == [("s0", 34, 0), ("s1", 33, 0), ("s2", 33, 0)]
     assert subjects[0].prediction is not None
     assert subjects[0].prediction.logits[1] == pytest.approx(np.mean(np.arange(0, 100, 3)) / 255, abs=1e-5)
+
+
+@pytest.mark.parametrize("stream", [streamed, streamed_async])
+def test_a_stream_that_was_quiet_for_longer_than_the_patience_goes_on(
+    stream: Callable[..., Streamed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quiet(Leaving):
+        def PredictStream(self, request_iterator: Any, context: Any) -> Iterator[inference_pb2.PredictStreamResponse]:
+            for reply in super().PredictStream(request_iterator, context):
+                yield reply
+                if losses == [] and reply.results:
+                    time.sleep(0.5)
+
+    monkeypatch.setattr(Patience, "LIMIT_S", 0.2)
+    losses = [(20, 10)]
+    with serving(add_both, Quiet(losses)) as address:
+        found, _ = stream(address, images(20))
+    assert [result.id for result in found] == [f"image {n}" for n in range(20)]
 
 
 @pytest.mark.parametrize("stream", [streamed, streamed_async])

@@ -15,7 +15,7 @@ from limner.v1.cohort_pb2_grpc import CohortServiceStub
 from limner.v1.inference_pb2_grpc import InferenceServiceStub
 from limner.v1.model_pb2_grpc import ModelServiceStub
 from limner_server.access.config import Limits
-from limner_server.access.limits import KEPT, Bucket, Meters, images_in
+from limner_server.access.limits import KEPT, MAX_IMAGES, Bucket, Meters, images_in
 from limner_server.access.matrix import Role
 from limner_server.access.principal import Principal
 from limner_server.errors import RateLimitError
@@ -109,9 +109,10 @@ def test_of_a_stream_each_message_counts(channel: grpc.Channel, issuer: Issuer) 
 def test_the_sdk_says_overloaded(plain_server: LiveServer, issuer: Issuer) -> None:
     with (
         Client(plain_server.address, token=issuer.token("small-messages", "score")) as client,
-        pytest.raises(OverloadedError, match=r"yours may have 0\.01 MiB"),
+        pytest.raises(OverloadedError, match=r"yours may have 0\.01 MiB") as caught,
     ):
         client.predict("nobody", [np.zeros((64, 64), np.float32)])
+    assert not caught.value.passing
 
 
 def test_a_bucket_gives_what_comes_in_and_no_more() -> None:
@@ -160,6 +161,16 @@ def test_meters_are_kept_for_so_many_and_renewed_with_their_limits() -> None:
     for number in range(1, KEPT + 1):
         meters.of(Principal(f"token:{number}", Role.READ))
     assert len(meters._meters) == KEPT
+
+
+def test_a_shape_that_is_not_true_costs_no_more_than_a_request_may_hold() -> None:
+    now = 0.0
+    meter = Meters(lambda: now).of(Principal("token:a", Role.SCORE, Limits(images_per_s=50)))
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="images", shape=[10**12, 4, 4])
+    meter.check(service_pb2.ModelInferRequest(inputs=[tensor]))
+    with pytest.raises(RateLimitError) as caught:
+        meter.check(request(images=1))
+    assert caught.value.retry_after_s < MAX_IMAGES / 50
 
 
 def test_images_are_counted_whatever_the_message() -> None:

@@ -1,6 +1,8 @@
 """Whose things are: who made them may change them, and admins may; others use them. Who did what is written down."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +17,13 @@ from benchmarks.models import publish_identity
 from limner import Client
 from limner.errors import ForbiddenError, LimnerError, NotFoundError, UnauthenticatedError
 from limner.types import JobState, ModelState
+from limner_server.state.audit import AuditEntry, AuditLog
+from limner_server.state.database import open_database
 from tests.conftest import SMALL
 from tests.e2e.phantoms import import_phantom
 from tests.issuer import Issuer
 from tests.live import LiveServer
+from tests.reading import study
 
 Clients = dict[str, Client]
 
@@ -113,6 +118,24 @@ def test_a_model_whose_files_were_put_there_is_for_admins(
     assert clients["root"].promote_model("copied:1").aliases == ("production",)
 
 
+def test_a_reading_is_led_by_its_owner_or_an_admin(clients: Clients, plain_server: LiveServer) -> None:
+    study.publish(plain_server.folder)
+    study.import_cohort(clients["ada"])
+    led = {who: study.create(clients["ada"], simulations=[]).reading.id for who in ("ada", "root")}
+    for who, reading in led.items():
+        ours, theirs = clients[who].readings, clients["bob"].readings
+        assert theirs.get(reading).id == reading, "looking is free"
+        with pytest.raises(ForbiddenError, match=rf"reading '{reading}' belongs to token:ada; .* you are token:bob"):
+            theirs.issue_token(reading, "ann")
+        with pytest.raises(ForbiddenError, match="belongs to token:ada"):
+            theirs.close(reading)
+        assert ours.issue_token(reading, "ann").reader == "ann"
+        assert ours.close(reading).closed
+        with pytest.raises(ForbiddenError, match="belongs to token:ada"):
+            theirs.export(reading)
+        assert len(ours.export(reading).items) == 6
+
+
 def test_the_audit_log_says_who_did_what(plain_server: LiveServer, clients: Clients, cohort: str) -> None:
     with pytest.raises(ForbiddenError):
         clients["bob"].delete_cohort(cohort)
@@ -134,9 +157,37 @@ def audit(server: LiveServer, *flags: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def test_the_audit_shows_what_callers_wrote_as_text(tmp_path: Path) -> None:
+    log = AuditLog(open_database(f"sqlite:///{tmp_path / 'limner.sqlite'}"))
+    for target in ("[/]", "[red]blood", "\x1b[2Jgone\nnext"):
+        log.add(AuditEntry("ipv4:127.0.0.1:1", "CohortService/DeleteCohort", target, "NOT_FOUND", "1", None))
+    ended = audit_by_hand(f"--data-dir={tmp_path}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = [line.split()[3] for line in ended.stdout.splitlines()[1:]]
+    assert told == ["[/]", "[red]blood", "\ufffd[2Jgone\ufffdnext"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("nonsense", "database_url is 'nonsense:…'; expected a SQLAlchemy URL"),
+        ("postgresql://nobody@127.0.0.1:1/limner", "the database cannot be read: .*127.0.0.1.*port 1"),
+    ],
+)
+def test_the_audit_of_a_database_that_cannot_be_read_says_so_in_a_line(url: str, reason: str) -> None:
+    ended = audit_by_hand(f"--database-url={url}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(f"limner-server: .*{reason}.*\n", ended.stderr), ended.stderr
+
+
+def audit_by_hand(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "limner_server", "audit", *flags]
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
+
+
 def test_the_audit_of_no_server_says_so(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "limner_server", "audit", "--data-dir", tmp_path]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    ended = audit_by_hand(f"--data-dir={tmp_path}")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"{tmp_path / 'limner.sqlite'}: no such file" in ended.stderr
     assert not list(tmp_path.iterdir())

@@ -94,7 +94,7 @@ def test_a_wrong_certificate_is_not_taken_and_the_old_one_stays(
     assert accepted(tls_server, authority, token)
     assert accepted(tls_server, authority, token)
     log = tls_server.log()
-    assert log.count("the renewed certificate is not taken") > before
+    assert log.count("the renewed certificate is not taken") == before + 1, "of two connections that found it so"
     assert str(key if wrong == "another key" else certificate) in log.splitlines()[-1]
 
 
@@ -155,6 +155,26 @@ def test_a_key_that_the_issuer_has_changed_counts_from_then_on(plain_server: Liv
         finally:
             put(file, issuer.jwks())
         until(lambda: lets_in(early), "the old key is back")
+
+
+def test_a_new_file_of_keys_is_taken_once_it_is_right(plain_server: LiveServer, issuer: Issuer) -> None:
+    file, renewed = plain_server.setting("access"), Issuer("third")
+    before, keys = file.read_text(), file.with_name("other.json")
+    with (
+        Client(plain_server.address, token=issuer.token("ada", "read")) as early,
+        Client(plain_server.address, token=renewed.token("ada", "read")) as late,
+    ):
+        try:
+            put(keys, "[]")
+            put(file, before.replace("jwks.json", keys.name))
+            until(lambda: f"{keys}: expected a JWKS" in plain_server.log(), "log")
+            early.models()  # as before
+            put(keys, renewed.jwks())
+            until(lambda: lets_in(late), "the new key is known")
+        finally:
+            put(file, before)
+        until(lambda: lets_in(early), "the old key is back")
+    assert plain_server.log().count(f"{keys}: expected a JWKS") == 1
 
 
 def lets_in(client: Client) -> bool:

@@ -130,4 +130,5 @@ def test_several_may_ask_at_a_time(service: LiveServer) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(pages) == 4
     assert {page("limner_images_total") for page in pages} == {pages[0]("limner_images_total")}

@@ -222,7 +222,9 @@ def run(
     for thread in threads:
         thread.start()
     announce(receiver.port)
-    stopped.wait()
+    # Any thread may be given the signal that sets it, and Python handles one only once the main thread moves.
+    while not stopped.wait(settings.poll_s):
+        pass
     receiver.close()
     ends = time.monotonic() + FINISH_WITHIN_S
     for thread in threads:

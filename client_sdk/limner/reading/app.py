@@ -1,9 +1,11 @@
 """What the page of the reading room talks to: its files, and a reader's calls passed on to the service by the SDK.
 
 A reader's token comes in the Authorization header of each call, from the page's own session: there is no cookie, so two
-readers may use one browser, and no other page can speak for either. Nothing is kept here, and nothing is logged.
+readers may use one browser, and no other page can speak for either. Nothing is kept here, and nothing logged but what
+the Limner server fails at.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
@@ -27,7 +29,7 @@ from limner.errors import (
 from limner.types import ReaderVerdict
 
 MAX_BODY_BYTES = 64 * 1024
-AWAY = 503
+AWAY, FAILED = 503, 502
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 # The page loads its own files and calls this server; it may do nothing else, whatever is injected into it.
@@ -50,6 +52,11 @@ _STATUS: dict[type[LimnerError], int] = {
     UnavailableError: AWAY,
     DeadlineError: AWAY,
 }
+_TROUBLE = {
+    AWAY: "The Limner server cannot be reached.",
+    FAILED: "The Limner server failed at this; the log of this page says at what.",
+}
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -119,11 +126,11 @@ def _position(request: Request) -> int:
     return position
 
 
-async def _refused(_request: Request, error: LimnerError) -> Response:
-    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 502)
-    # Addresses and what is wrong with them are the operator's business, not the reader's.
-    text = "The Limner server cannot be reached." if status == AWAY else str(error)
-    return JSONResponse({"error": text, "code": error.code.name}, status)
+async def _refused(request: Request, error: LimnerError) -> Response:
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), FAILED)
+    if status in _TROUBLE:  # addresses and principals are the operator's business, not the reader's
+        _log.error("%s failed, request %s: %s", request.url.path, error.request_id or "without an id", error)
+    return JSONResponse({"error": _TROUBLE.get(status, str(error)), "code": error.code.name}, status)
 
 
 def _static_files() -> dict[str, str]:

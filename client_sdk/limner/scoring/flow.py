@@ -22,11 +22,13 @@ from limner.channel import MAX_MESSAGE_BYTES
 from limner.errors import (
     CancelledError,
     DeadlineError,
+    ForbiddenError,
     InternalError,
     InvalidInputError,
     LimnerError,
     NotFoundError,
     OverloadedError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
     WrongStateError,
@@ -153,8 +155,8 @@ class Flow:
         Raises
         ------
         LimnerError
-            The model is gone or is another, or for `patience_s` calls failed and none was answered; CancelledError
-            where the fleet was closed.
+            The model is gone or is another, the caller is not let in, or for `patience_s` calls failed and none was
+            answered; CancelledError where the fleet was closed.
         Exception
             What the items raise, once those that came before are answered.
         """
@@ -268,13 +270,20 @@ class Flow:
         """Decide what becomes of a request that failed as a whole."""
         self._note_trouble(error)
         match error:
-            case InvalidInputError() | NotFoundError() | WrongStateError() | UnsupportedError():
+            case (
+                InvalidInputError()
+                | NotFoundError()
+                | WrongStateError()
+                | UnsupportedError()
+                | UnauthenticatedError()
+                | ForbiddenError()
+            ):
                 if len(self._fleet.lanes) > 1:
                     error.args = (f"{lane.address}: {error}",)
                 raise error
             case UnavailableError() | CancelledError():
                 return self._later(request, lane)
-            case OverloadedError() if error.request_id:  # without one, the message was too large
+            case OverloadedError() if error.passing:
                 return self._later(request, lane)
             case InternalError() if not error.request_id:  # the transport's, not the server's
                 return self._later(request, lane)
@@ -286,7 +295,7 @@ class Flow:
             self._ready.extendleft(request.alone(request.items, self._fleet.kind))
             return []
         request.failures += 1
-        if request.failures < _ATTEMPTS:
+        if request.failures < _ATTEMPTS and not isinstance(error, OverloadedError):
             return self._later(request, lane)
         failure = Failure(code=error.code.name, message=str(error))
         return [(item, _failed(item, failure)) for item in request.items]

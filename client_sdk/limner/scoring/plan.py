@@ -84,8 +84,8 @@ def resume(run: Run, model: RunModel, sources: Sequence[str], out: Path, options
     if model.identity.digest == run.model.identity.digest:
         return run
     changed = f"the run in {out} was begun with {_named(run.model)}; the server has {_named(model)} now"
-    if (model.labels, model.width) != (run.model.labels, run.model.width):
-        raise WrongStateError(f"{changed}, whose labels or embeddings are others: begin another run")
+    if _shape(model, run) != _shape(run.model, run):
+        raise WrongStateError(f"{changed}, whose labels, embeddings or features are others: begin another run")
     if not options.another_model:
         raise WrongStateError(f"{changed}: name the former, begin another run, or allow another model")
     run = run.model_copy(update={"model": model})
@@ -164,6 +164,11 @@ def _selection(sources: Sequence[str], options: ScoreOptions) -> str:
 
 def _method(options: ScoreOptions) -> str:
     return str(options.method or ImportanceMethod.GRADIENT_X_DEVIATION) if options.features else ""
+
+
+def _shape(model: RunModel, run: Run) -> tuple[object, ...]:
+    """Return what the results of one run must have in common, by whichever model they are."""
+    return model.labels, model.width, *(model.channels.get(layer) for layer in run.features)
 
 
 def _words(sources: Sequence[str]) -> str:

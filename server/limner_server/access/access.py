@@ -12,6 +12,7 @@ from limner_server.access.matrix import Role
 from limner_server.access.principal import Principal
 from limner_server.access.tokens import TokenVerifier
 from limner_server.errors import UnauthenticatedError
+from limner_server.files import stamp
 
 LOOK_S = 1.0
 """Between two looks whether a file has changed."""
@@ -49,9 +50,10 @@ class Access:
     def __init__(self, path: Path, *, mutual_tls: bool) -> None:
         self._path = path
         self._mutual_tls = mutual_tls
-        seen = _stamp([path])  # before it is read, so that no change is missed
+        seen = stamp([path])  # before it is read, so that no change is missed
         self._rules = self._read()
-        self._seen = seen + _stamp(self._files()[1:])
+        self._seen = seen + stamp(self._files()[1:])
+        self._trouble = ""
 
     async def identify(
         self, metadata: Iterable[tuple[str, str | bytes]], auth: Mapping[str, Iterable[bytes]]
@@ -85,7 +87,7 @@ class Access:
     async def follow(self) -> None:
         """Read the access file and the file of keys again whenever they change, until cancelled.
 
-        What is wrong is logged once, and what was there before stays.
+        What is wrong is logged once, and what was there before stays; it is read again at each look until it is right.
         """
         while True:
             await asyncio.sleep(LOOK_S)
@@ -95,14 +97,16 @@ class Access:
                 _log.exception("the access file could not be looked at")
 
     def _look(self) -> None:
-        seen = _stamp(self._files())
-        if seen == self._seen:
+        seen = stamp(self._files())
+        if seen == self._seen and not self._trouble:  # what is wrong may be in a file that was not there to be seen
             return
-        self._seen = seen
+        before, self._seen, self._trouble = self._trouble, seen, ""
         try:
             self._rules = self._read(self._rules)
         except (OSError, ValueError) as error:
-            _log.error("what has changed of the access file or its keys is not taken, the old stays: %s", error)
+            self._trouble = str(error)
+            if self._trouble != before:
+                _log.error("what has changed of the access file or its keys is not taken, the old stays: %s", error)
         else:
             _log.info("the access file and its keys have been read again: %s", self._path)
 
@@ -149,19 +153,6 @@ def _token(shown: Sequence[str | bytes]) -> str:
     if len(shown) > 1 or not isinstance(value, str) or value[: len(_SCHEME)].lower() != _SCHEME:
         raise UnauthenticatedError("'authorization' is not understood; expected it once, as 'Bearer TOKEN'")
     return value[len(_SCHEME) :].strip()
-
-
-def _stamp(files: Iterable[Path]) -> list[tuple[int, int, int] | None]:
-    """What changes when a file does; None for one that is not there."""
-    return [_stamp_of(file) for file in files]
-
-
-def _stamp_of(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def check_access(path: Path, mutual_tls: bool) -> None:

@@ -1,7 +1,7 @@
 """The public keys that an issuer signs its tokens with (JWKS, RFC 7517): from a file or from a URL."""
 
 import asyncio
-import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +22,11 @@ PAUSE_S = 10.0
 TIMEOUT_S = 5.0
 
 Keys = dict[str, PyJWK]
+
+_NO_JWKS = (PyJWTError, ValueError, TypeError, AttributeError, RecursionError)
+"""What is raised of something else than a JWKS; text that is not UTF-8 is a ValueError, too."""
+
+_log = logging.getLogger(__name__)
 
 
 class KeySource(Protocol):
@@ -47,7 +52,7 @@ class FileKeys:
         self.path = path
         try:
             self._keys = _by_id(PyJWKSet.from_json(path.read_text(encoding="utf-8")))
-        except (PyJWTError, ValueError, TypeError, AttributeError) as error:
+        except _NO_JWKS as error:
             raise ValueError(f'{path}: expected a JWKS, a JSON object with public "keys" ({error})') from error
 
     async def key(self, kid: str | None) -> PyJWK:
@@ -56,7 +61,7 @@ class FileKeys:
 
 
 class UrlKeys:
-    """Keys of a URL, fetched when they are needed, by one task at a time."""
+    """Keys of a URL, fetched when they are needed, by one task at a time. What is wrong with it is logged once."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -83,12 +88,17 @@ class UrlKeys:
 
     async def _fetch(self) -> None:
         self._tried = self._clock()
+        before = self._trouble
         try:
             self._keys = _by_id(await asyncio.to_thread(self._client.get_jwk_set))
-        except (PyJWTError, OSError, json.JSONDecodeError) as error:
-            self._trouble = " ".join(str(error).split())
+        except (OSError, *_NO_JWKS) as error:
+            self._trouble = " ".join(str(error).split()) or type(error).__name__
+            if self._trouble != before:
+                _log.error("no JWKS can be had of %s, the keys of before last a while: %s", self._url, self._trouble)
         else:
             self._fetched, self._trouble = self._tried, ""
+            if before:
+                _log.info("keys can be had of %s again", self._url)
 
 
 def _by_id(found: PyJWKSet) -> Keys:

@@ -11,6 +11,8 @@ from limner_server.access.config import Limits
 from limner_server.access.principal import Principal
 from limner_server.errors import MessageTooLargeError, RateLimitError
 
+MAX_IMAGES = 1024
+"""Images that one request may bring, whoever makes it."""
 KEPT = 10_000
 """Principals whose buckets are kept, at most; the one that called longest ago goes first, with full buckets."""
 
@@ -94,7 +96,11 @@ class Meters:
 
 
 def images_in(message: Message) -> int:
-    """Return how many images a request brings: of its fields `images`, `image`, `slice`, or of its first tensor."""
+    """Return how many images a request brings: of its fields `images`, `image`, `slice`, or of its first tensor.
+
+    A tensor is counted by the shape that it claims, before anybody has looked whether it is true; so by that no more
+    than a request may bring.
+    """
     fields = message.DESCRIPTOR.fields_by_name
     if "images" in fields:
         return len(message.images)  # type: ignore[attr-defined]
@@ -103,5 +109,5 @@ def images_in(message: Message) -> int:
             return int(message.HasField(name))
     if "inputs" in fields:  # of Open Inference, (n, size, size)
         shape = message.inputs[0].shape if message.inputs else ()  # type: ignore[attr-defined]
-        return max(int(shape[0]), 1) if shape else 0
+        return min(max(int(shape[0]), 1), MAX_IMAGES) if shape else 0
     return 0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import grpc
 
-_log = logging.getLogger(__name__)
+from limner_server.files import stamp
 
-Stamp = tuple[tuple[int, int, int], ...]
+_log = logging.getLogger(__name__)
 
 
 class TlsFiles:
@@ -31,7 +31,8 @@ class TlsFiles:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
-        self._seen = self._stamp()
+        self._files = [file for file in (certificate, key, client_ca) if file]
+        self._seen = stamp(self._files)
         self._first = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -45,22 +46,18 @@ class TlsFiles:
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """What gRPC calls from threads of its own; None for no change. What is wrong is logged once and not taken."""
         try:
-            stamp = self._stamp()
-            if stamp == self._seen:
+            seen = stamp(self._files)
+            if seen == self._seen:
                 return None
-            self._seen = stamp
+            self._seen = seen
             found = self._read()
-            if self._stamp() != stamp:  # they change this very moment: the next connection looks again
+            if stamp(self._files) != seen:  # they change this very moment: the next connection looks again
                 return None
         except (OSError, ValueError) as error:
             _log.error("the renewed certificate is not taken, the old one stays: %s", error)
             return None
         _log.info("certificates have been renewed: %s", self._certificate)
         return found
-
-    def _stamp(self) -> Stamp:
-        found = [file.stat() for file in (self._certificate, self._key, self._client_ca) if file]
-        return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in found)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         check_pair(self._certificate, self._key)

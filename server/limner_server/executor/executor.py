@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +108,8 @@ class Executor:
         self._max_queue_images = max_queue_images
         self._changed = threading.Condition()
         self._closing = False
-        self._counts = Counts()
         self._batch_sizes: Counter[int] = Counter()
+        self._failed = self._out_of_memory = 0
         try:
             self._batch_size = engine.warm(grid_size, max_batch_size)
         except BaseException:
@@ -149,7 +149,9 @@ class Executor:
     @property
     def counts(self) -> Counts:
         """What was done so far."""
-        return self._counts
+        with self._changed:
+            images = sum(size * batches for size, batches in self._batch_sizes.items())
+            return Counts(self._batch_sizes.total(), images, self._failed, self._out_of_memory)
 
     @property
     def batch_sizes(self) -> Mapping[int, int]:
@@ -158,7 +160,7 @@ class Executor:
             return dict(self._batch_sizes)
 
     @contextmanager
-    def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator["Places"]:
+    def admitted(self, images: int, priority: int = 0, deadline: float | None = None) -> Iterator[Places]:
         """Keep places for all images of a call, or refuse it before anything is done for it; may be called anywhere.
 
         Raises
@@ -176,7 +178,7 @@ class Executor:
                 self._batcher.release(places.left)
 
     def submit(
-        self, item: Item, priority: int = 0, deadline: float | None = None, places: "Places | None" = None
+        self, item: Item, priority: int = 0, deadline: float | None = None, places: Places | None = None
     ) -> Future[Output]:
         """Queue one item. Returns at once; may be called from any thread.
 
@@ -307,15 +309,13 @@ class Executor:
             arrays = self._forward(calls, staging)
         except OutOfMemory:
             half = (len(calls) + 1) // 2
-            self._count(out_of_memory=1)
             log.warning("out of memory with a batch of %d; from now on %d at most", len(calls), half)
             with self._changed:
+                self._out_of_memory += 1
                 self._batcher.limit(_key(calls[0].item), half)
             self._split(calls, half, EngineError("the device has no memory for one image"), staging)
         except LimnerError as error:
-            self._count(failed=len(calls))
-            for call in calls:
-                call.fail(error)
+            self._fail(calls, error)
         except Exception:
             context = calls[0].context if len(calls) == 1 else copy_context()
             context.run(log.exception, "the forward pass of a batch of %d failed", len(calls))
@@ -326,8 +326,7 @@ class Executor:
     def _split(self, calls: Sequence[_Call], size: int, error: EngineError, staging: NDArray[np.float32]) -> None:
         """Run the calls again, `size` at a time; a single one has had its chance and fails."""
         if len(calls) == 1:
-            self._count(failed=1)
-            calls[0].fail(error)
+            self._fail(calls, error)
             return
         for first in range(0, len(calls), size):
             self._run(calls[first : first + size], staging)
@@ -346,18 +345,17 @@ class Executor:
 
     def _deliver(self, calls: Sequence[_Call], arrays: Arrays, started: float, compute_s: float) -> None:
         n = len(calls)
-        self._count(batches=1, images=n)
         with self._changed:
             self._batch_sizes[n] += 1
         for index, call in enumerate(calls):
             rows = {name: array[index, ...] for name, array in arrays.items()}
             call.future.set_result(Output(rows, started - call.submitted, compute_s, n))
 
-    def _count(self, **more: int) -> None:
+    def _fail(self, calls: Sequence[_Call], error: LimnerError) -> None:
         with self._changed:
-            self._counts = replace(
-                self._counts, **{name: getattr(self._counts, name) + count for name, count in more.items()}
-            )
+            self._failed += len(calls)
+        for call in calls:
+            call.fail(error)
 
     def _end_lane(self, unanswered: Sequence[_Call]) -> None:
         """Leave nothing unanswered, however the thread came to its end; the last one frees the engine."""

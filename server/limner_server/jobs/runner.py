@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from limner_server.errors import LimnerError, WrongStateError
+from limner_server.errors import LeftOffError, LimnerError, WrongStateError
 from limner_server.files import write_atomic
 from limner_server.jobs.process import LEAVE_OFF
 from limner_server.state.jobs import Job, JobKind, JobState, JobStore
@@ -206,7 +206,7 @@ class JobRunner:
         self._progress[job.id] = job.kind, progress
         try:
             outcome = await self._supervise(job, progress)
-        except _LeftOff:
+        except LeftOffError:
             return
         except LimnerError as error:
             outcome = {"error": str(error)}
@@ -228,7 +228,7 @@ class JobRunner:
             if outcome is not None:
                 return outcome
             if self._leaving is not None:
-                raise _LeftOff
+                raise LeftOffError
             _log.warning("the process of job %s ended with status %d; starting it again", job.id, status)
             await asyncio.to_thread(self._store.note_restart, job.id, self._membership.id)
         return {"error": f"its process ended {MAX_DEATHS} times without a word, the last time with status {status}"}
@@ -294,10 +294,6 @@ class JobRunner:
             except SQLAlchemyError:
                 _log.exception("the progress of job %s could not be written down", job.id)
             await asyncio.sleep(_PROGRESS_S)
-
-
-class _LeftOff(Exception):  # noqa: N818  not an error
-    """A job's process has ended since the server goes; the job is another server's to take up."""
 
 
 async def _end(task: asyncio.Task[None]) -> None:

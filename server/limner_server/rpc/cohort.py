@@ -8,10 +8,11 @@ from limner.v1 import cohort_pb2, cohort_pb2_grpc
 from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.rpc.images import MAX_SUBJECT, check_text, read_pixels
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.status import KnownError, to_status
 from limner_server.rpc.streams import expect, opening
-from limner_server.rpc.wire import Context, timestamp
+from limner_server.rpc.wire import timestamp
 from limner_server.state.cohorts import CohortSnapshot, CohortStore, NewSlice
 from limner_server.state.jobs import JobStore
 
@@ -27,7 +28,7 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         self._ownership = ownership
 
     async def ImportCohort(
-        self, request_iterator: AsyncIterator[cohort_pb2.ImportCohortRequest], context: Context
+        self, request_iterator: AsyncIterator[cohort_pb2.ImportCohortRequest], context: RpcContext
     ) -> cohort_pb2.ImportCohortResponse:
         """Store slices as they come, in small batches; refuse bad ones alone."""
         header = (await opening(request_iterator)).header
@@ -45,7 +46,7 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         response.cohort.CopyFrom(_message(await asyncio.to_thread(self._cohorts.snapshot, name)))
         return response
 
-    async def GetCohort(self, request: cohort_pb2.GetCohortRequest, context: Context) -> cohort_pb2.Cohort:
+    async def GetCohort(self, request: cohort_pb2.GetCohortRequest, context: RpcContext) -> cohort_pb2.Cohort:
         """Return one cohort."""
         snapshot = await asyncio.to_thread(self._cohorts.snapshot, request.cohort)
         message = _message(snapshot)
@@ -54,7 +55,7 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         return message
 
     async def ListCohorts(
-        self, request: cohort_pb2.ListCohortsRequest, context: Context
+        self, request: cohort_pb2.ListCohortsRequest, context: RpcContext
     ) -> cohort_pb2.ListCohortsResponse:
         """Return all cohorts."""
         names = await asyncio.to_thread(self._cohorts.names)
@@ -62,7 +63,7 @@ class CohortService(cohort_pb2_grpc.CohortServiceServicer):
         return cohort_pb2.ListCohortsResponse(cohorts=map(_message, snapshots))
 
     async def DeleteCohort(
-        self, request: cohort_pb2.DeleteCohortRequest, context: Context
+        self, request: cohort_pb2.DeleteCohortRequest, context: RpcContext
     ) -> cohort_pb2.DeleteCohortResponse:
         """Delete a cohort that no job is using."""
         await self._ownership.check_cohort(request.cohort)

@@ -14,9 +14,10 @@ from limner_server.executor.executor import Places
 from limner_server.explain.importance import ImportanceMethod, LayerExplanation, content_seed, explain_layer
 from limner_server.networks.resnet import LAYERS
 from limner_server.rpc.images import GridImage, ImageReader
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_all, answer_in_order, expect, opening
-from limner_server.rpc.wire import Context, check_count, check_unique_ids, deadline, identity, prediction, timing
+from limner_server.rpc.wire import check_count, check_unique_ids, deadline, identity, prediction, timing
 from limner_server.serving import ModelPool, ServedModel
 
 MAX_IMAGES = 64
@@ -37,6 +38,7 @@ class FeatureOptions:
         if self.method_number not in _METHODS:
             raise InvalidInputError("options.method", options.method, "one of limner.v1.ImportanceMethod")
         self.method = _METHODS[self.method_number]
+        self.ablates = self.method is ImportanceMethod.MEAN_ABLATION
         self.layers = tuple(dict.fromkeys(options.layers)) or (LAYERS[-1],)
         for layer in self.layers:
             if layer not in LAYERS:
@@ -59,7 +61,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         self._images = images
 
     async def ExtractFeatures(
-        self, request: feature_pb2.ExtractFeaturesRequest, context: Context
+        self, request: feature_pb2.ExtractFeaturesRequest, context: RpcContext
     ) -> feature_pb2.ExtractFeaturesResponse:
         """Explain the images of one request."""
         check_count("images", len(request.images), MAX_IMAGES)
@@ -68,7 +70,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         options = FeatureOptions(request.options, model)
         expires = deadline(context)
 
-        with model.admitted(len(request.images), deadline=expires) as places:
+        with model.admitted(len(request.images), deadline=expires, runs=1 + options.ablates) as places:
 
             async def extract(image: common_pb2.Image) -> feature_pb2.ImageFeatures:
                 return await self._extract(model, options, image, expires, places)
@@ -79,7 +81,7 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
         )
 
     async def ExtractFeaturesStream(
-        self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: Context
+        self, request_iterator: AsyncIterator[feature_pb2.ExtractFeaturesStreamRequest], context: RpcContext
     ) -> AsyncIterator[feature_pb2.ExtractFeaturesStreamResponse]:
         """Explain a stream of images."""
         header = (await opening(request_iterator)).header
@@ -113,9 +115,9 @@ class FeatureService(feature_pb2_grpc.FeatureServiceServicer):
                 item = Item(grid_image.values, Operation.EXPLAIN, options.target, options.layers)
                 output = await model.run(item, deadline=expires, places=places)
                 ablation: Output | None = None
-                if options.method is ImportanceMethod.MEAN_ABLATION:
+                if options.ablates:
                     item = Item(grid_image.values, Operation.ABLATE, options.target, options.layers)
-                    ablation = await model.run(item, deadline=expires)
+                    ablation = await model.run(item, deadline=expires, places=places)
                 counted.answered(output)
                 return await asyncio.to_thread(_features, model, options, image, grid_image, output, ablation)
         except (LimnerError, ImageError) as error:

@@ -47,6 +47,10 @@ class Health(health_pb2_grpc.HealthServicer):
         self._serving = frozenset(services)
         self._change()
 
+    def serves(self, service: str) -> bool:
+        """Whether a service answers."""
+        return self._status(service) == _Reply.SERVING
+
     def leave(self) -> None:
         """Say that no service answers any more, and end the watches."""
         self._leaving = True

@@ -4,16 +4,17 @@ from collections.abc import AsyncIterator
 
 from limner.imaging.errors import ImageError
 from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc
-from limner_server.errors import InvalidInputError, LimnerError, QueueFullError
+from limner_server.access.limits import MAX_IMAGES
+from limner_server.errors import InvalidInputError, LimnerError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Item
 from limner_server.executor.executor import Places
 from limner_server.networks.card import DISTANCE
 from limner_server.rpc.images import ImageReader
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.status import to_status
 from limner_server.rpc.streams import answer_all, answer_in_order
 from limner_server.rpc.wire import (
-    Context,
     SubjectRollUp,
     check_count,
     check_unique_ids,
@@ -23,8 +24,6 @@ from limner_server.rpc.wire import (
     timing,
 )
 from limner_server.serving import ModelPool, ServedModel
-
-MAX_IMAGES = 1024
 
 _Wanted = inference_pb2.PredictRequest | inference_pb2.PredictStreamHeader
 
@@ -36,7 +35,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._models = models
         self._images = images
 
-    async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
+    async def Predict(
+        self, request: inference_pb2.PredictRequest, context: RpcContext
+    ) -> inference_pb2.PredictResponse:
         """Score the images of one request, in batches with everybody else's."""
         check_count("images", len(request.images), MAX_IMAGES)
         check_unique_ids(request.images)
@@ -59,7 +60,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def PredictStream(
-        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: Context
+        self, request_iterator: AsyncIterator[inference_pb2.PredictStreamRequest], context: RpcContext
     ) -> AsyncIterator[inference_pb2.PredictStreamResponse]:
         """Score a stream of images; a full queue refuses single images, with their ids."""
         header = await _opening(request_iterator)
@@ -70,10 +71,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         expires = deadline(context)
 
         async def score(image: common_pb2.Image) -> inference_pb2.ImageResult:
-            try:
-                return await self._score(model, image, header, expires)
-            except QueueFullError as error:
-                return _failed(image, error)
+            return await self._score(model, image, header, expires)
 
         end = inference_pb2.PredictStreamEnd()
         roll_up = SubjectRollUp(model.card)
@@ -94,7 +92,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         expires: float | None,
         places: Places | None = None,
     ) -> inference_pb2.ImageResult:
-        """Score one image; whatever is wrong with it becomes its status. Only a full queue is raised."""
+        """Score one image; whatever is wrong with it becomes its status."""
         try:
             with model.statistics.request() as counted:
                 grid_image = await self._images.read(image, model.grid)
@@ -111,10 +109,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     timing=timing(output, grid_image.decode_s),
                     embedding=output.arrays["embedding"].tolist() if wanted.include_embedding else None,
                 )
-        except QueueFullError:
-            raise
         except (LimnerError, ImageError) as error:
-            return _failed(image, error)
+            return inference_pb2.ImageResult(id=image.id, subject=image.subject, status=to_status(error))
 
 
 async def _opening(
@@ -134,10 +130,6 @@ async def _images(requests: AsyncIterator[inference_pb2.PredictStreamRequest]) -
         check_count("images", len(request.images), MAX_IMAGES)
         for image in request.images:
             yield image
-
-
-def _failed(image: common_pb2.Image, error: LimnerError | ImageError) -> inference_pb2.ImageResult:
-    return inference_pb2.ImageResult(id=image.id, subject=image.subject, status=to_status(error))
 
 
 def _count(roll_up: SubjectRollUp, result: inference_pb2.ImageResult) -> None:

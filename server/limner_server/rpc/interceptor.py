@@ -66,7 +66,7 @@ def _unknown(method: str) -> Handler:
 def rewrap(handler: Handler, wrap: Callable[[Callable[[Any, RpcContext], Any]], Any]) -> Handler:
     """Return a handler of the same kind whose behavior is `wrap` of this one's.
 
-    What streams is an asynchronous generator here, and a coroutine that writes in grpcio's own health service.
+    What streams is an asynchronous generator, but for what refuses a call: that never comes to a reply.
     """
     kind = f"{shape(handler.request_streaming)}_{shape(handler.response_streaming)}"
     rebuild = getattr(grpc, f"{kind}_rpc_method_handler")

@@ -4,8 +4,9 @@ import asyncio
 
 from limner.v1 import common_pb2, model_pb2, model_pb2_grpc
 from limner_server.networks.repository import ModelVersion
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.ownership import Ownership
-from limner_server.rpc.wire import Context, metrics, timestamp
+from limner_server.rpc.wire import metrics, timestamp
 from limner_server.serving import DEFAULT_ALIAS, ModelPool, Version
 
 
@@ -16,28 +17,30 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self._models = models
         self._ownership = ownership
 
-    async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
+    async def ListModels(
+        self, request: model_pb2.ListModelsRequest, context: RpcContext
+    ) -> model_pb2.ListModelsResponse:
         """Return every version, broken ones with their reason."""
         versions = await asyncio.to_thread(self._models.repository.list_versions)
         return model_pb2.ListModelsResponse(models=[await self._message(version) for version in versions])
 
-    async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: RpcContext) -> model_pb2.Model:
         """Return one version."""
         return await self._describe(await self._resolve(request.model))
 
-    async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.Model:
+    async def LoadModel(self, request: model_pb2.LoadModelRequest, context: RpcContext) -> model_pb2.Model:
         """Load and warm a version."""
         served = await self._models.acquire(request.model.name, request.model.version)
         return await self._describe(served.version)
 
-    async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: Context) -> model_pb2.Model:
+    async def UnloadModel(self, request: model_pb2.UnloadModelRequest, context: RpcContext) -> model_pb2.Model:
         """Unload a version once what is in it is answered."""
         version = await self._resolve(request.model)
         await self._ownership.check_model(version.name)
         await self._models.unload(version)
         return await self._describe(version)
 
-    async def PromoteModel(self, request: model_pb2.PromoteModelRequest, context: Context) -> model_pb2.Model:
+    async def PromoteModel(self, request: model_pb2.PromoteModelRequest, context: RpcContext) -> model_pb2.Model:
         """Move an alias."""
         version = await self._resolve(request.model)
         await self._ownership.check_model(version.name)
@@ -45,7 +48,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         return await self._describe(version)
 
     async def DeleteModel(
-        self, request: model_pb2.DeleteModelRequest, context: Context
+        self, request: model_pb2.DeleteModelRequest, context: RpcContext
     ) -> model_pb2.DeleteModelResponse:
         """Delete a version that no alias points at."""
         version = await self._resolve(request.model)

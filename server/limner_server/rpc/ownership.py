@@ -1,4 +1,4 @@
-"""Whose a cohort, a training or a model is: who made it may change it, and admins may. Others may use it.
+"""Whose a cohort, a training, a model or a reading is: who made it may change it, and admins may. Others may use it.
 
 A model is whose first training it was, all its versions with it: who could add a version to another's model would
 answer in its name.
@@ -13,6 +13,7 @@ from limner_server.access.principal import check_owner
 from limner_server.networks.repository import ModelRepository
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.jobs import Job, JobStore
+from limner_server.state.reviews import Reading
 
 
 class Ownership:
@@ -45,6 +46,11 @@ class Ownership:
 def check_job(job: Job) -> None:
     """Refuse a change to a job of somebody else."""
     check_owner(f"{job.kind} {job.id!r}", job.owner)
+
+
+def check_reading(reading: Reading) -> None:
+    """Refuse tokens, the end or the data of a reading to somebody else than who made it."""
+    check_owner(f"reading {reading.id!r}", reading.definition.owner)
 
 
 def _check_model(name: str, owners: list[str | None]) -> None:

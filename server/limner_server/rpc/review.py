@@ -11,15 +11,19 @@ import numpy as np
 from scipy.special import softmax
 
 from limner.v1 import common_pb2, review_pb2, review_pb2_grpc, simulation_pb2
+from limner_server.access.principal import caller_name
 from limner_server.errors import InvalidInputError, WrongStateError
 from limner_server.executor.engine import Item
+from limner_server.executor.executor import Places
 from limner_server.networks.card import ModelCard
 from limner_server.review.agreement import steps
 from limner_server.review.gather import Candidate, FinishedSimulation, ItemKind, Mixture, blind, gather
 from limner_server.review.lexicon import LexiconEntry, check_features, check_lexicon
 from limner_server.review.summary import figures, groups, rate
+from limner_server.rpc.interceptor import RpcContext
+from limner_server.rpc.ownership import check_reading
 from limner_server.rpc.streams import answer_all
-from limner_server.rpc.wire import Context, timestamp
+from limner_server.rpc.wire import timestamp
 from limner_server.serving import ModelPool
 from limner_server.state.cohorts import CohortSnapshot, CohortStore
 from limner_server.state.reviews import (
@@ -59,7 +63,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         self._find_simulation = find_simulation
 
     async def CreateReading(
-        self, request: review_pb2.CreateReadingRequest, context: Context
+        self, request: review_pb2.CreateReadingRequest, context: RpcContext
     ) -> review_pb2.CreateReadingResponse:
         """Gather the images, have the model judge them, and keep both before the tokens are told."""
         version = await self._models.resolve(request.model.name, request.model.version)
@@ -81,27 +85,29 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             ],
         )
 
-    async def GetReading(self, request: review_pb2.GetReadingRequest, context: Context) -> review_pb2.Reading:
+    async def GetReading(self, request: review_pb2.GetReadingRequest, context: RpcContext) -> review_pb2.Reading:
         """Return one reading."""
         return await self._message(await asyncio.to_thread(self._reviews.get, request.id))
 
     async def ListReadings(
-        self, request: review_pb2.ListReadingsRequest, context: Context
+        self, request: review_pb2.ListReadingsRequest, context: RpcContext
     ) -> review_pb2.ListReadingsResponse:
         """Return all readings."""
         found = await asyncio.to_thread(self._reviews.all)
         return review_pb2.ListReadingsResponse(readings=[await self._message(reading) for reading in found])
 
-    async def IssueToken(self, request: review_pb2.IssueTokenRequest, context: Context) -> review_pb2.ReaderToken:
+    async def IssueToken(self, request: review_pb2.IssueTokenRequest, context: RpcContext) -> review_pb2.ReaderToken:
         """Give a reader a new token."""
+        check_reading(await asyncio.to_thread(self._reviews.get, request.id))
         token = await asyncio.to_thread(self._reviews.issue_token, request.id, request.reader)
         return review_pb2.ReaderToken(reader=request.reader, token=token)
 
-    async def CloseReading(self, request: review_pb2.CloseReadingRequest, context: Context) -> review_pb2.Reading:
+    async def CloseReading(self, request: review_pb2.CloseReadingRequest, context: RpcContext) -> review_pb2.Reading:
         """Close a reading."""
+        check_reading(await asyncio.to_thread(self._reviews.get, request.id))
         return await self._message(await asyncio.to_thread(self._reviews.close, request.id))
 
-    async def OpenReading(self, request: review_pb2.OpenReadingRequest, context: Context) -> review_pb2.ReadingForm:
+    async def OpenReading(self, request: review_pb2.OpenReadingRequest, context: RpcContext) -> review_pb2.ReadingForm:
         """Tell a reader what is asked."""
         reading, reader = await asyncio.to_thread(self._reviews.reader, request.token)
         done = await asyncio.to_thread(self._reviews.done, reader)
@@ -118,7 +124,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             closed=reading.closed is not None,
         )
 
-    async def NextCase(self, request: review_pb2.NextCaseRequest, context: Context) -> review_pb2.NextCaseResponse:
+    async def NextCase(self, request: review_pb2.NextCaseRequest, context: RpcContext) -> review_pb2.NextCaseResponse:
         """Give a reader an image: whatever it is, the same steps and the same number of bytes."""
         reading, reader = await asyncio.to_thread(self._reviews.reader, request.token)
         done = await asyncio.to_thread(self._reviews.done, reader)
@@ -132,7 +138,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         return response
 
     async def SubmitVerdict(
-        self, request: review_pb2.SubmitVerdictRequest, context: Context
+        self, request: review_pb2.SubmitVerdictRequest, context: RpcContext
     ) -> review_pb2.SubmitVerdictResponse:
         """Keep a verdict; it is on the disk when this returns."""
         reading, reader = await asyncio.to_thread(self._reviews.reader, request.token)
@@ -143,7 +149,7 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             id=verdict.id, repeated=not added, done=len(done), total=len(reader.order)
         )
 
-    async def GetAgreement(self, request: review_pb2.GetAgreementRequest, context: Context) -> review_pb2.Agreement:
+    async def GetAgreement(self, request: review_pb2.GetAgreementRequest, context: RpcContext) -> review_pb2.Agreement:
         """Compute how far readers and model agree."""
         reading = await self._closed(request.id)
         resamples = request.resamples or RESAMPLES
@@ -173,10 +179,11 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
         return agreement
 
     async def ExportReading(
-        self, request: review_pb2.ExportReadingRequest, context: Context
+        self, request: review_pb2.ExportReadingRequest, context: RpcContext
     ) -> review_pb2.ExportReadingResponse:
         """Return everything of a closed reading."""
         reading = await self._closed(request.id)
+        check_reading(reading)
         items = await asyncio.to_thread(self._reviews.items, reading.id)
         verdicts = await asyncio.to_thread(self._reviews.verdicts, reading.id)
         pixels = [b""] * len(items)
@@ -212,21 +219,30 @@ class ReviewService(review_pb2_grpc.ReviewServiceServicer):
             for one in subject.slices
         }
 
-        async def judge(one: Candidate) -> ReadingItem:
-            known = held_out.get(one.instance)
-            output = None if known else await model.run(Item(one.image))
-            return ReadingItem(
-                one.kind,
-                one.label,
-                one.subject,
-                one.instance,
-                one.simulation,
-                one.verdict,
-                known or tuple(output.arrays["probabilities"].tolist() if output else ()),
-                out_of_fold=known is not None,
-            )
+        async def predict(one: Candidate, places: Places) -> tuple[float, ...]:
+            with model.statistics.request() as counted:
+                counted.read()
+                output = await model.run(Item(one.image), places=places)
+                counted.answered(output)
+                return tuple(output.arrays["probabilities"].tolist())
 
-        return await answer_all(found, judge, model.executor.window)
+        # A reading is made of all its images or not at all, so it is refused before the first of them is judged.
+        with model.admitted(sum(one.instance not in held_out for one in found)) as places:
+
+            async def judge(one: Candidate) -> ReadingItem:
+                known = held_out.get(one.instance)
+                return ReadingItem(
+                    one.kind,
+                    one.label,
+                    one.subject,
+                    one.instance,
+                    one.simulation,
+                    one.verdict,
+                    known or await predict(one, places),
+                    out_of_fold=known is not None,
+                )
+
+            return await answer_all(found, judge, model.executor.window)
 
     async def _closed(self, reading_id: str) -> Reading:
         reading = await asyncio.to_thread(self._reviews.get, reading_id)
@@ -287,6 +303,7 @@ def _definition(
         fov_mm=card.grid.fov_mm,
         size=card.grid.size,
         secret=secrets.token_hex(16),
+        owner=caller_name(),
     )
     real = request.real_per_label if request.HasField("real_per_label") else REAL_PER_LABEL
     return definition, Mixture(real, request.resampled_per_label, request.randomised_per_label, request.class_means)

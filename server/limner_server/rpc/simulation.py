@@ -22,7 +22,8 @@ from limner_server.explain.simulation import SimulationOutcome
 from limner_server.jobs.runner import JobRunner
 from limner_server.networks.card import ModelCard
 from limner_server.review.gather import FinishedSimulation
-from limner_server.rpc.wire import Context, job_progress, metrics, prediction
+from limner_server.rpc.interceptor import RpcContext
+from limner_server.rpc.wire import job_progress, metrics, prediction
 from limner_server.serving import ModelPool
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
@@ -56,7 +57,7 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
         self._device = device
 
     async def Simulate(
-        self, request: simulation_pb2.SimulateRequest, context: Context
+        self, request: simulation_pb2.SimulateRequest, context: RpcContext
     ) -> AsyncIterator[simulation_pb2.SimulateResponse]:
         """Start the job of this request, or find it where it is, and follow it to its result."""
         job_request, card = await self._request(request)

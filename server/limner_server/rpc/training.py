@@ -14,8 +14,9 @@ from limner_server.jobs.runner import JobRunner
 from limner_server.names import check_name
 from limner_server.networks.card import Metric
 from limner_server.rpc.images import check_text
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.ownership import Ownership, check_job
-from limner_server.rpc.wire import Context, job_progress, metrics, timestamp
+from limner_server.rpc.wire import job_progress, metrics, timestamp
 from limner_server.settings import Settings
 from limner_server.state.cohorts import CohortStore
 from limner_server.state.jobs import Job, JobKind, JobStore
@@ -48,7 +49,7 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         self._device = device
 
     async def StartTraining(
-        self, request: training_pb2.StartTrainingRequest, context: Context
+        self, request: training_pb2.StartTrainingRequest, context: RpcContext
     ) -> training_pb2.Training:
         """Check the request against the cohort, and queue the job."""
         check_name("model", request.model)
@@ -80,25 +81,25 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         return _message(started)
 
     async def WatchTraining(
-        self, request: training_pb2.WatchTrainingRequest, context: Context
+        self, request: training_pb2.WatchTrainingRequest, context: RpcContext
     ) -> AsyncIterator[training_pb2.Training]:
         """Stream the training's state until it has ended."""
         async for job in self._runner.watch(request.id, JobKind.TRAINING):
             yield _message(job)
 
-    async def GetTraining(self, request: training_pb2.GetTrainingRequest, context: Context) -> training_pb2.Training:
+    async def GetTraining(self, request: training_pb2.GetTrainingRequest, context: RpcContext) -> training_pb2.Training:
         """Return the training's state now."""
         return _message(await self._runner.get(request.id, JobKind.TRAINING))
 
     async def ListTrainings(
-        self, request: training_pb2.ListTrainingsRequest, context: Context
+        self, request: training_pb2.ListTrainingsRequest, context: RpcContext
     ) -> training_pb2.ListTrainingsResponse:
         """Return all trainings."""
         jobs = await asyncio.to_thread(self._jobs.of_kind, JobKind.TRAINING)
         return training_pb2.ListTrainingsResponse(trainings=map(_message, jobs))
 
     async def CancelTraining(
-        self, request: training_pb2.CancelTrainingRequest, context: Context
+        self, request: training_pb2.CancelTrainingRequest, context: RpcContext
     ) -> training_pb2.Training:
         """End a training now."""
         check_job(await self._runner.get(request.id, JobKind.TRAINING))

@@ -5,11 +5,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
-from grpc import aio
 from numpy.typing import NDArray
 from scipy.special import softmax
 
@@ -18,13 +16,12 @@ from limner_server.errors import InvalidInputError
 from limner_server.executor.engine import Output
 from limner_server.networks.card import Metric as CardMetric
 from limner_server.networks.card import ModelCard
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.serving import ServedModel
 from limner_server.state.jobs import Job
 
-Context = aio.ServicerContext[Any, Any]
 
-
-def deadline(context: Context) -> float | None:
+def deadline(context: RpcContext) -> float | None:
     """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining

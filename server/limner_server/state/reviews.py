@@ -40,6 +40,8 @@ class Definition(BaseModel):
         Of the choice of slices and of the readers' orders.
     secret
         What the ids of cases are made with; not told.
+    owner
+        Principal who made it; None where nobody was asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -58,6 +60,7 @@ class Definition(BaseModel):
     fov_mm: float
     size: int
     secret: str
+    owner: str | None = None
 
 
 @dataclass(frozen=True)

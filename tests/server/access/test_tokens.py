@@ -28,7 +28,7 @@ class KeyServer:
     """Publishes what `content` is; counts how often it is asked. None: answers 500."""
 
     def __init__(self) -> None:
-        self.content: str | None = None
+        self.content: str | bytes | None = None
         self.asked = 0
         outer = self
 
@@ -37,7 +37,8 @@ class KeyServer:
                 outer.asked += 1
                 self.send_response(200 if outer.content else 500)
                 self.end_headers()
-                self.wfile.write((outer.content or "").encode())
+                content = outer.content or ""
+                self.wfile.write(content.encode() if isinstance(content, str) else content)
 
             def log_message(self, *_: object) -> None: ...
 
@@ -118,6 +119,38 @@ def test_a_url_that_is_away_is_told_of_and_old_keys_last_a_while(published: KeyS
             await keys.key("1")
 
     asyncio.run(outage())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", "[" * 100_000, '{"keys": 1}', '{"keys": [{"kty": "EC", "alg": []}]}', "[]"],
+    ids=["not UTF-8", "deep", "no list", "a wrong key", "no object"],
+)
+def test_what_is_no_jwks_is_logged_once_and_asked_for_again(
+    published: KeyServer, caplog: pytest.LogCaptureFixture, content: str | bytes
+) -> None:
+    clock = Clock()
+    keys = UrlKeys(published.url, clock)
+    published.content = Issuer("1").jwks()
+
+    async def spoil() -> None:
+        await keys.key("1")
+        published.content = content
+        clock.now += FRESH_S
+        assert (await keys.key("1")).key_id == "1", "stale"
+        clock.now += PAUSE_S
+        assert (await keys.key("1")).key_id == "1"
+        clock.now += STALE_S
+        with pytest.raises(UnavailableError, match="the keys that tokens are checked with cannot be had"):
+            await keys.key("1")
+        assert published.asked == 4
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert line.startswith(f"no JWKS can be had of {published.url}, the keys of before last a while: ")
+        published.content = Issuer("2").jwks()
+        clock.now += PAUSE_S
+        assert (await keys.key("2")).key_id == "2"
+
+    asyncio.run(spoil())
 
 
 def test_a_token_is_checked_once(published: KeyServer) -> None:

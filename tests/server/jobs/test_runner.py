@@ -109,12 +109,13 @@ def test_a_job_is_told_that_its_server_goes_and_is_taken_up_by_the_next(tmp_path
         await runner.close()
 
     async def story(runner: JobRunner) -> Job:
-        return await runner.get("a", JobKind.TRAINING)
+        async with asyncio.timeout(30):
+            return await anext(job async for job in runner.watch("a", JobKind.TRAINING) if job.resumed)
 
     with_runner(tmp_path, leave)
     assert (tmp_path / "jobs/a/left off").exists()
     job = with_runner(tmp_path, story)
-    assert (job.state, job.error) == (JobState.RUNNING, "")
+    assert (job.state, job.resumed, job.error) == (JobState.RUNNING, 1, "")
 
 
 def test_a_process_that_always_dies_fails_with_its_status(tmp_path: Path) -> None:

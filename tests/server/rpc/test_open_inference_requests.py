@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
+from limner_server.access.limits import MAX_IMAGES
 from limner_server.errors import InvalidInputError
-from limner_server.rpc.inference import MAX_IMAGES
 from limner_server.rpc.open_inference.inference import read_images, read_priority, read_timeout_s
 from limner_server.rpc.open_inference.shared_memory import SharedMemory
 

@@ -16,21 +16,23 @@ class Room {
   constructor(token, form) {
     this.token = token;
     this.form = form;
+    this.life = new AbortController();
+    const { signal } = this.life;
     this.total = form.cases.length;
     this.done = new Set(form.done);
     this.verdicts = new Map();
     this.seconds = new Map();
     this.images = new Images(token, form.size, this.total);
-    this.outbox = new Outbox(`${form.cases[0]}-${form.reader}`, token);
+    this.outbox = new Outbox(`${form.cases[0]}-${form.reader}`, token, signal);
     for (const { verdict } of this.outbox.waiting) this.remember(verdict);
-    this.outbox.addEventListener("change", () => this.tell());
-    this.outbox.addEventListener("sent", () => this.tell());
-    this.sheet = new Sheet($("sheet"), form);
-    this.sheet.addEventListener("change", () => this.draft());
+    this.outbox.addEventListener("change", () => this.tell(), { signal });
+    this.outbox.addEventListener("sent", () => this.tell(), { signal });
+    this.sheet = new Sheet($("sheet"), form, signal);
+    this.sheet.addEventListener("change", () => this.draft(), { signal });
     this.view = new View();
-    this.viewer = new Viewer($("viewer"), this.view);
-    this.other = new Viewer($("other"), this.view);
-    this.view.addEventListener("change", () => this.readout());
+    this.viewer = new Viewer($("viewer"), this.view, signal);
+    this.other = new Viewer($("other"), this.view, signal);
+    this.view.addEventListener("change", () => this.readout(), { signal });
     this.clock = { since: null };
   }
 
@@ -86,7 +88,7 @@ class Room {
       if (this.position !== position) return;
       if (error instanceof Refused && error.status === 401) return leave("This token does not open the reading any more.");
       this.sheet.error(`The image is not here yet: ${error.message} Trying again.`);
-      this.again = setTimeout(() => this.position === position && !this.shown && this.go(position), RETRY_MS);
+      setTimeout(() => this.position === position && !this.shown && this.go(position), RETRY_MS);
     }
   }
 
@@ -138,6 +140,14 @@ class Room {
     show("done");
     this.tell();
     $("done-title").focus();
+  }
+
+  // The reader has left. Timers and answers still to come find no case here, and nothing hears the page any more: what it
+  // shows and what is typed into it is the next reader's.
+  end() {
+    this.stopClock();
+    this.position = this.compared = this.images.wanted = null;
+    this.life.abort();
   }
 
   // Time counts while the case is on the screen and the page is looked at.
@@ -218,7 +228,7 @@ class Room {
     const saved = $("saved");
     let text = this.done.size ? "All verdicts are at the server" : "";
     if (waiting) text = `${waiting === 1 ? "1 verdict is" : `${waiting} verdicts are`} saved here, not yet at the server`;
-    if (refused) text = `${refused === 1 ? "1 verdict was" : `${refused} verdicts were`} not taken: ${this.outbox.reason}`;
+    if (refused) text = `${refused === 1 ? "1 verdict was" : `${refused} verdicts were`} not taken: ${this.outbox.refusal}`;
     if (saved.textContent !== text) saved.textContent = text;
     saved.dataset.state = refused ? "refused" : waiting ? "waiting" : "saved";
     saved.title = waiting ? this.outbox.reason : "";
@@ -284,8 +294,7 @@ function ask(error = "") {
 }
 
 function leave(error = "") {
-  room?.outbox.stop();
-  room?.stopClock();
+  room?.end();
   room = null;
   sessionStorage.removeItem(TOKEN);
   $("token").value = "";

@@ -7,17 +7,18 @@ const PREFIX = "limner-reading-outbox:";
 const WAIT_MS = [500, 1_000, 2_000, 5_000, 10_000];
 
 export class Outbox extends EventTarget {
-  // `owner` names reading and reader; a token is never stored with a verdict.
-  constructor(owner, token) {
+  // `owner` names reading and reader; a token is never stored with a verdict. Nothing more is sent once `signal` is aborted.
+  constructor(owner, token, signal) {
     super();
     this.owner = owner;
     this.token = token;
+    this.signal = signal;
     this.sending = false;
     this.failures = 0;
-    this.reason = "";
+    this.reason = ""; // for which verdicts wait
     this.refused = [];
-    this.stopped = false;
-    window.addEventListener("online", () => this.flush());
+    this.refusal = ""; // of the last one refused
+    window.addEventListener("online", () => this.flush(), { signal });
   }
 
   get key() {
@@ -43,11 +44,11 @@ export class Outbox extends EventTarget {
 
   // Start sending; whoever wants to know when all is sent awaits this.
   async flush() {
-    if (this.sending || this.stopped) return;
+    if (this.sending || this.signal.aborted) return;
     this.sending = true;
     clearTimeout(this.timer);
     try {
-      for (let next = this.first(); next && !this.stopped; next = this.first()) {
+      for (let next = this.first(); next && !this.signal.aborted; next = this.first()) {
         await this.send(next.verdict);
       }
       this.failures = 0;
@@ -76,14 +77,9 @@ export class Outbox extends EventTarget {
       if (!(error instanceof Refused) || error.passing) throw error;
       // Refused for good: it stays in this browser, to be saved as a file, and the next ones go on.
       this.refused.push(verdict.id);
-      this.reason = error.message;
+      this.refusal = error.message;
     }
     this.changed();
-  }
-
-  stop() {
-    this.stopped = true;
-    clearTimeout(this.timer);
   }
 
   changed() {

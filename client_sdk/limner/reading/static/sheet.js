@@ -9,7 +9,8 @@ const SCALES = [
 const STEP = 20;
 
 export class Sheet extends EventTarget {
-  constructor(form, asked) {
+  // `form` is the page's, and outlives the sheet: it is heard until `signal` is aborted.
+  constructor(form, asked, signal) {
     super();
     this.form = form;
     this.asked = asked;
@@ -17,16 +18,16 @@ export class Sheet extends EventTarget {
     const places = form.querySelector("#questions");
     places.replaceChildren(...SCALES.map((scale, number) => this.scale(scale, number)), this.features(), this.comment());
     this.groups = [...places.querySelectorAll("fieldset.scale")];
-    form.addEventListener("input", () => this.changed());
+    form.addEventListener("input", () => this.changed(), { signal });
     form.addEventListener("focusin", (event) => {
       const group = event.target.closest("fieldset.scale");
       if (group) this.point(this.groups.indexOf(group));
-    });
+    }, { signal });
     form.addEventListener("focusout", (event) => {
       const group = event.target.closest("fieldset.scale");
       const open = this.firstOpen();
       if (group && !group.contains(event.relatedTarget) && open >= 0) this.point(open);
-    });
+    }, { signal });
     this.fill(null);
   }
 

@@ -33,16 +33,22 @@ export class View extends EventTarget {
 }
 
 export class Viewer {
-  constructor(frame, view) {
+  // `frame` is the page's, and outlives the viewer: it is heard and painted on until `signal` is aborted.
+  constructor(frame, view, signal) {
     this.frame = frame;
     this.canvas = frame.querySelector("canvas");
     this.view = view;
     this.source = document.createElement("canvas");
     this.table = new Uint8ClampedArray(LEVELS);
     this.pixels = null;
-    view.addEventListener("change", () => this.draw());
-    new ResizeObserver(() => this.draw()).observe(frame);
-    this.listen();
+    view.addEventListener("change", () => this.draw(), { signal });
+    const resized = new ResizeObserver(() => this.draw());
+    resized.observe(frame);
+    signal.addEventListener("abort", () => {
+      resized.disconnect();
+      cancelAnimationFrame(this.frame_);
+    });
+    this.listen(signal);
   }
 
   show(pixels, size, spacingMm) {
@@ -127,15 +133,15 @@ export class Viewer {
     }
   }
 
-  listen() {
+  listen(signal) {
     const points = new Map();
     const frame = this.frame;
     frame.addEventListener("pointerdown", (event) => {
       if (event.button > 2) return;
       frame.setPointerCapture(event.pointerId);
       points.set(event.pointerId, event);
-    });
-    for (const name of ["pointerup", "pointercancel"]) frame.addEventListener(name, (event) => points.delete(event.pointerId));
+    }, { signal });
+    for (const name of ["pointerup", "pointercancel"]) frame.addEventListener(name, (event) => points.delete(event.pointerId), { signal });
     frame.addEventListener("pointermove", (event) => {
       const before = points.get(event.pointerId);
       if (!before) return;
@@ -145,13 +151,13 @@ export class Viewer {
       if (others.length) this.pinch(before, event, others[0], dx, dy);
       else if (this.view.drag === "pan" || event.buttons & 6 || event.shiftKey) this.pan(dx, dy);
       else this.window(dx, dy);
-    });
+    }, { signal });
     frame.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.zoomTo(WHEEL ** -event.deltaY, event.clientX, event.clientY);
-    }, { passive: false });
-    frame.addEventListener("dblclick", (event) => this.zoomTo(event.shiftKey ? 0.5 : 2, event.clientX, event.clientY));
-    frame.addEventListener("contextmenu", (event) => event.preventDefault());
+    }, { passive: false, signal });
+    frame.addEventListener("dblclick", (event) => this.zoomTo(event.shiftKey ? 0.5 : 2, event.clientX, event.clientY), { signal });
+    frame.addEventListener("contextmenu", (event) => event.preventDefault(), { signal });
   }
 
   // Across: window, narrower to the left; down: darker, as workstations have it.

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from limner_server.access.limits import MAX_IMAGES
 from limner_server.errors import InvalidInputError
 from limner_server.executor.batcher import MAX_PRIORITY
 from limner_server.executor.engine import Output
 from limner_server.networks.triton import INPUT
-from limner_server.rpc.inference import MAX_IMAGES
 from limner_server.rpc.open_inference.shared_memory import SharedMemory
 from limner_server.serving import ServedModel
 

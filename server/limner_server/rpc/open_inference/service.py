@@ -13,9 +13,11 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from limner_server.access.limits import MAX_IMAGES
 from limner_server.errors import InvalidInputError, LimnerError, NotFoundError, WrongStateError
 from limner_server.executor.engine import Item, Output
-from limner_server.rpc.inference import MAX_IMAGES
+from limner_server.rpc.health import Health
+from limner_server.rpc.interceptor import RpcContext
 from limner_server.rpc.open_inference.description import (
     model_metadata,
     model_statistics,
@@ -33,7 +35,7 @@ from limner_server.rpc.open_inference.inference import (
 from limner_server.rpc.open_inference.shared_memory import SharedMemory
 from limner_server.rpc.ownership import Ownership
 from limner_server.rpc.streams import answer_all, answer_in_order
-from limner_server.rpc.wire import Context, deadline
+from limner_server.rpc.wire import deadline
 from limner_server.serving import ModelPool, ServedModel, Version
 from limner_server.settings import Settings
 
@@ -44,6 +46,7 @@ _EXTENSIONS_OF_ONE_PROCESS = ("statistics", "system_shared_memory")
 STREAM_WINDOW = 64
 """Requests of one stream at work at a time."""
 
+_SERVICE = "inference.GRPCInferenceService"
 _READY = "READY"
 _UNAVAILABLE = "UNAVAILABLE"
 
@@ -55,28 +58,29 @@ class OpenInferenceService:
     ready before it is loaded again, by a client's wish or by the next request.
     """
 
-    def __init__(self, models: ModelPool, ownership: Ownership, settings: Settings) -> None:
+    def __init__(self, models: ModelPool, ownership: Ownership, settings: Settings, health: Health) -> None:
         self._models = models
         self._ownership = ownership
         self._settings = settings
+        self._health = health
         self._extensions = _EXTENSIONS + (_EXTENSIONS_OF_ONE_PROCESS if settings.workers == 1 else ())
         self._memory = SharedMemory()
         self._unloaded: set[Version] = set()
 
     async def ServerLive(
-        self, request: service_pb2.ServerLiveRequest, context: Context
+        self, request: service_pb2.ServerLiveRequest, context: RpcContext
     ) -> service_pb2.ServerLiveResponse:
         """Say that the server answers."""
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(
-        self, request: service_pb2.ServerReadyRequest, context: Context
+        self, request: service_pb2.ServerReadyRequest, context: RpcContext
     ) -> service_pb2.ServerReadyResponse:
-        """Say whether every loaded model is well."""
-        return service_pb2.ServerReadyResponse(ready=self._models.healthy)
+        """Say what grpc.health.v1 says of this service."""
+        return service_pb2.ServerReadyResponse(ready=self._health.serves(_SERVICE))
 
     async def ModelReady(
-        self, request: service_pb2.ModelReadyRequest, context: Context
+        self, request: service_pb2.ModelReadyRequest, context: RpcContext
     ) -> service_pb2.ModelReadyResponse:
         """Say whether a version can answer; an unknown one cannot."""
         try:
@@ -87,7 +91,7 @@ class OpenInferenceService:
         return service_pb2.ModelReadyResponse(ready=self._is_ready(version, broken=found.card is None))
 
     async def ServerMetadata(
-        self, request: service_pb2.ServerMetadataRequest, context: Context
+        self, request: service_pb2.ServerMetadataRequest, context: RpcContext
     ) -> service_pb2.ServerMetadataResponse:
         """Tell name, version and the extensions that work."""
         return service_pb2.ServerMetadataResponse(
@@ -95,7 +99,7 @@ class OpenInferenceService:
         )
 
     async def ModelMetadata(
-        self, request: service_pb2.ModelMetadataRequest, context: Context
+        self, request: service_pb2.ModelMetadataRequest, context: RpcContext
     ) -> service_pb2.ModelMetadataResponse:
         """Tell the tensors of a version."""
         version = await self._models.resolve(request.name, request.version)
@@ -105,7 +109,7 @@ class OpenInferenceService:
         return model_metadata(version, numbers, card)
 
     async def ModelConfig(
-        self, request: service_pb2.ModelConfigRequest, context: Context
+        self, request: service_pb2.ModelConfigRequest, context: RpcContext
     ) -> service_pb2.ModelConfigResponse:
         """Tell how a version is run here."""
         version = await self._models.resolve(request.name, request.version)
@@ -116,13 +120,13 @@ class OpenInferenceService:
         return service_pb2.ModelConfigResponse(config=config)
 
     async def ModelInfer(
-        self, request: service_pb2.ModelInferRequest, context: Context
+        self, request: service_pb2.ModelInferRequest, context: RpcContext
     ) -> service_pb2.ModelInferResponse:
         """Run the images of one request, in batches with everybody else's."""
         return await self._infer(request, context)
 
     async def ModelStreamInfer(
-        self, request_iterator: AsyncIterator[service_pb2.ModelInferRequest], context: Context
+        self, request_iterator: AsyncIterator[service_pb2.ModelInferRequest], context: RpcContext
     ) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
         """Answer a stream of requests in their order; one that fails is told of in its reply and ends nothing."""
 
@@ -141,7 +145,7 @@ class OpenInferenceService:
                 yield reply
 
     async def ModelStatistics(
-        self, request: service_pb2.ModelStatisticsRequest, context: Context
+        self, request: service_pb2.ModelStatisticsRequest, context: RpcContext
     ) -> service_pb2.ModelStatisticsResponse:
         """Tell what the versions of a model, or of all, have answered since they were loaded."""
         if request.name:
@@ -154,7 +158,7 @@ class OpenInferenceService:
         return service_pb2.ModelStatisticsResponse(model_stats=[await self._statistics(each) for each in versions])
 
     async def RepositoryIndex(
-        self, request: service_pb2.RepositoryIndexRequest, context: Context
+        self, request: service_pb2.RepositoryIndexRequest, context: RpcContext
     ) -> service_pb2.RepositoryIndexResponse:
         """List every version, broken ones with their reason; those that are ready where only they are asked for."""
         _check_repository(request.repository_name)
@@ -169,7 +173,7 @@ class OpenInferenceService:
         return reply
 
     async def RepositoryModelLoad(
-        self, request: service_pb2.RepositoryModelLoadRequest, context: Context
+        self, request: service_pb2.RepositoryModelLoadRequest, context: RpcContext
     ) -> service_pb2.RepositoryModelLoadResponse:
         """Load and warm the version that answers where none is named."""
         _check_repository(request.repository_name)
@@ -180,7 +184,7 @@ class OpenInferenceService:
         return service_pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, request: service_pb2.RepositoryModelUnloadRequest, context: Context
+        self, request: service_pb2.RepositoryModelUnloadRequest, context: RpcContext
     ) -> service_pb2.RepositoryModelUnloadResponse:
         """Unload every version of a model once what is in it is answered."""
         _check_repository(request.repository_name)
@@ -194,7 +198,7 @@ class OpenInferenceService:
         return service_pb2.RepositoryModelUnloadResponse()
 
     async def SystemSharedMemoryStatus(
-        self, request: service_pb2.SystemSharedMemoryStatusRequest, context: Context
+        self, request: service_pb2.SystemSharedMemoryStatusRequest, context: RpcContext
     ) -> service_pb2.SystemSharedMemoryStatusResponse:
         """List the registered regions, or one."""
         reply = service_pb2.SystemSharedMemoryStatusResponse()
@@ -205,32 +209,32 @@ class OpenInferenceService:
         return reply
 
     async def SystemSharedMemoryRegister(
-        self, request: service_pb2.SystemSharedMemoryRegisterRequest, context: Context
+        self, request: service_pb2.SystemSharedMemoryRegisterRequest, context: RpcContext
     ) -> service_pb2.SystemSharedMemoryRegisterResponse:
         """Register a region of a client's segment."""
         self._memory.register(request.name, request.key, request.offset, request.byte_size)
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(
-        self, request: service_pb2.SystemSharedMemoryUnregisterRequest, context: Context
+        self, request: service_pb2.SystemSharedMemoryUnregisterRequest, context: RpcContext
     ) -> service_pb2.SystemSharedMemoryUnregisterResponse:
         """Forget one region, or all; requests that use it end well."""
         self._memory.unregister(request.name)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(
-        self, request: service_pb2.CudaSharedMemoryStatusRequest, context: Context
+        self, request: service_pb2.CudaSharedMemoryStatusRequest, context: RpcContext
     ) -> service_pb2.CudaSharedMemoryStatusResponse:
         """List no region: none can be registered."""
         return service_pb2.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryUnregister(
-        self, request: service_pb2.CudaSharedMemoryUnregisterRequest, context: Context
+        self, request: service_pb2.CudaSharedMemoryUnregisterRequest, context: RpcContext
     ) -> service_pb2.CudaSharedMemoryUnregisterResponse:
         """Forget nothing: perf_analyzer does this before it uses shared memory of the other kind."""
         return service_pb2.CudaSharedMemoryUnregisterResponse()
 
-    async def _unserved(self, request: Message, context: Context) -> NoReturn:
+    async def _unserved(self, request: Message, context: RpcContext) -> NoReturn:
         """Refuse what is not advertised in `extensions`."""
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
@@ -240,7 +244,9 @@ class OpenInferenceService:
 
     CudaSharedMemoryRegister = TraceSetting = LogSettings = _unserved
 
-    async def _infer(self, request: service_pb2.ModelInferRequest, context: Context) -> service_pb2.ModelInferResponse:
+    async def _infer(
+        self, request: service_pb2.ModelInferRequest, context: RpcContext
+    ) -> service_pb2.ModelInferResponse:
         expires = _expiry(request, context)
         priority = read_priority(request)
         model = await self._models.acquire(request.model_name, request.model_version)
@@ -274,7 +280,7 @@ class OpenInferenceService:
         return self._models.is_loaded(version) or not (broken or version in self._unloaded)
 
 
-def _expiry(request: service_pb2.ModelInferRequest, context: Context) -> float | None:
+def _expiry(request: service_pb2.ModelInferRequest, context: RpcContext) -> float | None:
     """When the caller has no more use for the answer, on the clock of `time.monotonic`; None for never."""
     timeout_s = read_timeout_s(request)
     times = [deadline(context), None if timeout_s is None else time.monotonic() + timeout_s]
