@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,11 +55,17 @@ class Published:
 
 def publish_untrained(repository: Path, name: str, architecture: str = "resnet18", size: int = 96) -> Published:
     """Publish a network with random weights, which takes as long to run as a trained one."""
+    channels, artifact = _untrained(architecture, size)
+    return _publish(repository, name, architecture, channels, artifact, size)
+
+
+@lru_cache(maxsize=4)
+def _untrained(architecture: str, size: int) -> tuple[tuple[int, ...], Artifact]:
+    # Kept, since its reference takes seconds of forward passes, and tests publish the same one time and again.
     torch.manual_seed(0)
     network = build_network(architecture, len(LABELS)).eval()
     slices = torch.from_numpy(random_slices(REFERENCE_SLICES, size))
-    artifact = Artifact(network, reference=ReferenceSlices.of(network, normalise(slices)))
-    return _publish(repository, name, architecture, network.channels(), artifact, size)
+    return network.channels(), Artifact(network, reference=ReferenceSlices.of(network, normalise(slices)))
 
 
 class Identity(nn.Module):

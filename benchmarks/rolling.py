@@ -17,8 +17,8 @@ from benchmarks.models import publish_untrained, random_slices
 from limner import Client
 from limner.errors import LimnerError
 from limner.imaging.phantom import write_phantom
-from limner.types import Grid, JobState, TrainingConfig
-from tests.e2e.phantoms import import_phantom
+from limner.types import JobState
+from tests.e2e.phantoms import QUICK, import_phantom
 from tests.gateway.orthanc import free_port
 from tests.live import LiveServer
 
@@ -107,9 +107,6 @@ def _keep(
                 outcome.failed.append(f"{kind} {number}: {error!r}")
 
 
-_SMALL = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=1, batch_size=16, halves=False)
-
-
 def _predict(client: Client, _number: int) -> None:
     results = client.predict(_MODEL, random_slices(4, _SIZE)).results
     assert all(result.ok for result in results), [result.error for result in results]
@@ -129,7 +126,7 @@ def _import(client: Client, number: int) -> None:
 
 
 def _train(client: Client, number: int) -> None:
-    state = client.train("trained", f"trained-{number}", _SMALL)
+    state = client.train("trained", f"trained-{number}", QUICK)
     assert state.state is JobState.SUCCEEDED, state.error
 
 

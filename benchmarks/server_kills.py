@@ -26,8 +26,8 @@ from benchmarks.models import publish_untrained, random_slices
 from limner import Client
 from limner.errors import LimnerError, UnavailableError
 from limner.imaging.phantom import write_phantom
-from limner.types import Grid, JobState, TrainingConfig
-from tests.e2e.phantoms import import_phantom
+from limner.types import JobState
+from tests.e2e.phantoms import QUICK, import_phantom
 from tests.gateway.orthanc import free_port
 from tests.live import LiveServer
 
@@ -35,7 +35,7 @@ NAME = "server-kills"
 SUMMARY = "kills after which state is whole and all that was acknowledged is there / all (50 under load)"
 
 _MODEL, _SIZE, _IMPORTED = "kills", 32, 40
-_TRAINING = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=2, batch_size=16, halves=False)
+_TRAINING = QUICK.model_copy(update={"epochs": 2})
 _IMAGES = random_slices(4, _SIZE)
 
 

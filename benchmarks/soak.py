@@ -27,15 +27,14 @@ from benchmarks.models import publish_untrained, random_slices
 from limner import Client
 from limner.errors import InvalidInputError, LimnerError, NotFoundError
 from limner.imaging.phantom import write_phantom
-from limner.types import FeatureOptions, Grid, ItemResult, JobState, TrainingConfig
-from tests.e2e.phantoms import import_phantom
+from limner.types import FeatureOptions, ItemResult, JobState
+from tests.e2e.phantoms import QUICK, import_phantom
 from tests.live import LiveServer
 
 NAME = "soak"
 SUMMARY = "resident memory in the last fifth of an hour of mixed load / in the third fifth"
 
 _MODEL, _RELOADED, _SIZE = "soak", "reloaded", 64
-_TRAINING = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=1, batch_size=16, halves=False)
 _IMPORTED = "short-lived"
 _SPENT = ("networks", "staging")
 _MIB = 2**20
@@ -197,14 +196,14 @@ def _explain(client: Client) -> None:
 
 
 def _train(client: Client) -> None:
-    state = client.train("trained", "short-lived", _TRAINING)
+    state = client.train("trained", "short-lived", QUICK)
     assert state.state is JobState.SUCCEEDED, state.error
     assert state.result is not None
     client.delete_model(f"short-lived:{state.result.version}")
 
 
 def _cancel(client: Client) -> None:
-    training = client.start_training("trained", "cancelled", _TRAINING)
+    training = client.start_training("trained", "cancelled", QUICK)
     time.sleep(2)
     client.cancel_training(training.id)
     time.sleep(3)

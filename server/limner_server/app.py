@@ -5,6 +5,7 @@ The path of a request: wire → `rpc` servicer → `serving.ModelPool` → `exec
 """
 
 import asyncio
+import gc
 import logging
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ class App:
         """
         await asyncio.to_thread(self._membership.join)
         await self._load()
+        _spare_collector()
         self._runner.start()
         self._door.open(self._interceptors)
         self._tell_health()
@@ -212,6 +214,15 @@ class App:
         """Without the database nothing answers: even a model's name stands for what the database says."""
         predicting = PREDICTING if self._models.healthy else ()
         self._door.health.serve((*predicting, *KEEPING) if self._database_answers else ())
+
+
+def _spare_collector() -> None:
+    """Have what is there now looked at by no later garbage collection, which would stop everything for half a second.
+
+    Torch's modules are hundreds of thousands of objects, and stay.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def open_traces(endpoint: str) -> "Traces":

@@ -148,6 +148,7 @@ class ModelPool:
         self._trace = trace
         self._loaded: dict[Version, ServedModel] = {}
         self._resolved: dict[tuple[str, str], tuple[Version, float]] = {}
+        self._resolving: dict[tuple[str, str], asyncio.Task[Version]] = {}
         self._loading: dict[Version, asyncio.Task[ServedModel]] = {}
 
     async def resolve(self, name: str, version: str = "") -> Version:
@@ -159,8 +160,35 @@ class ModelPool:
             Naming the models, or the versions and aliases, that there are.
         """
         cached, looked = self._resolved.get((name, version), (None, -math.inf))
-        if cached is not None and time.monotonic() - looked < RESOLVE_AGAIN_S:
-            return cached
+        age = time.monotonic() - looked
+        if cached is None or age >= RESOLVE_AGAIN_S:
+            return await asyncio.shield(self._look_up(name, version, join=cached is not None))
+        if age >= RESOLVE_AGAIN_S / 2:  # ahead, so that no call has to wait for it while the name is in use
+            self._look_up(name, version, join=True)
+        return cached
+
+    def _look_up(self, name: str, version: str, *, join: bool) -> "asyncio.Task[Version]":
+        """Look a name up, in one go with who does so already where `join`: what is newer than that is not seen."""
+        key = name, version
+        if join and (looking := self._resolving.get(key)) is not None:
+            return looking
+
+        def keep(task: "asyncio.Task[Version]") -> None:
+            found = not task.cancelled() and task.exception() is None
+            if self._resolving.get(key) is task:  # else another is newer, or what it found may be no more
+                del self._resolving[key]
+                if found:
+                    self._resolved[key] = task.result(), time.monotonic()
+
+        looking = self._resolving[key] = asyncio.create_task(self._find(name, version))
+        looking.add_done_callback(keep)
+        return looking
+
+    def _forget_resolved(self) -> None:
+        self._resolved.clear()
+        self._resolving.clear()
+
+    async def _find(self, name: str, version: str) -> Version:
         check_name("model.name", name)
         numbers = await asyncio.to_thread(self.repository.numbers, name)
         if not numbers:
@@ -170,9 +198,7 @@ class ModelPool:
         wanted = aliases.get(version or DEFAULT_ALIAS, version) or str(numbers[-1])
         if wanted not in map(str, numbers):
             raise NotFoundError(f"version of model {name!r}", wanted, [*map(str, numbers), *aliases])
-        found = Version(name, int(wanted))
-        self._resolved[name, version] = found, time.monotonic()
-        return found
+        return Version(name, int(wanted))
 
     async def acquire(self, name: str, version: str = "") -> ServedModel:
         """Return a version ready to run, loading and warming it first if need be; one load, however many ask."""
@@ -225,7 +251,7 @@ class ModelPool:
         if not alias[0].isalpha():
             raise InvalidInputError("alias", alias, "a letter first")
         await asyncio.to_thread(self._aliases.point, version.name, alias, str(version.number))
-        self._resolved.clear()
+        self._forget_resolved()
 
     async def delete(self, name: str, number: str) -> None:
         """Delete a version. WrongStateError while an alias points at it."""
@@ -237,7 +263,7 @@ class ModelPool:
             )
         await self._take_out(version)
         await asyncio.to_thread(self.repository.delete, version.name, version.number)
-        self._resolved.clear()
+        self._forget_resolved()
 
     async def close(self) -> None:
         """Close every executor; what is still queued is answered UNAVAILABLE."""

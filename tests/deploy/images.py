@@ -33,6 +33,7 @@ WHY_NOT = "needs root, buildah, debootstrap and iproute2"
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "limner-images"
 _BASE = "localhost/limner-test-base"
+_PACKAGES = "python3,python3-venv,ca-certificates"
 _SITE = Path(sysconfig.get_path("purelib"))
 
 
@@ -61,9 +62,10 @@ class Builder:
     def __init__(self) -> None:
         self._folder = TemporaryDirectory(prefix="limner-images-")
         _CACHE.mkdir(parents=True, exist_ok=True)
-        base = _CACHE / "base.tar"
+        release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+        base = _CACHE / f"{release}-{_PACKAGES}.tar"
         if not base.exists():
-            _make_base(base)
+            _make_base(base, release)
         container = self._run("from", "scratch").strip()
         self._run("add", "--quiet", container, str(base), "/")
         self._run("commit", "--quiet", "--rm", container, _BASE)
@@ -95,15 +97,13 @@ class Builder:
         return ended.stdout
 
 
-def _make_base(tar: Path) -> None:
+def _make_base(tar: Path, release: str) -> None:
     """Debian as small as it comes, with Python: what the Dockerfile's default base is by other means."""
-    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", f"Release: {release}"]
     mirror = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    packages = "--include=python3,python3-venv,ca-certificates"
     with TemporaryDirectory(prefix="limner-base-") as root:
         for command in (
-            ["debootstrap", "--variant=minbase", packages, release, f"{root}/base", mirror],
+            ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", release, f"{root}/base", mirror],
             ["tar", f"--directory={root}/base", f"--file={root}/base.tar", "--create", "."],
         ):
             ended = subprocess.run(command, capture_output=True, text=True, check=False)

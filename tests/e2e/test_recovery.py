@@ -9,11 +9,11 @@ import psutil
 import pytest
 
 from limner import Client
-from limner.types import Grid, JobState, Training, TrainingConfig
-from tests.e2e.phantoms import import_phantom
+from limner.types import JobState, Training
+from tests.e2e.phantoms import QUICK, import_phantom
 from tests.live import LiveServer
 
-CONFIG = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=3, batch_size=16, halves=False)
+CONFIG = QUICK.model_copy(update={"epochs": 3})
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,17 @@ import tritonclient.grpc as triton
 from benchmarks.models import publish_untrained
 from limner import Client
 from limner.errors import LimnerError, NotFoundError
-from limner.types import Grid, JobState, TrainingConfig
+from limner.types import JobState
 from limner.v1 import training_pb2, training_pb2_grpc
 from limner_server.rpc.health import LIVE
 from limner_server.state.audit import AuditLog
 from limner_server.state.database import open_database
 from tests import postgres
-from tests.e2e.phantoms import import_phantom
+from tests.e2e.phantoms import QUICK, import_phantom
 from tests.e2e.test_standard import HEALTH, health
 from tests.live import LiveServer
 
-CONFIG = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=3, batch_size=16, halves=False)
+CONFIG = QUICK.model_copy(update={"epochs": 3})
 IMAGE = np.zeros((32, 32), np.float32)
 
 

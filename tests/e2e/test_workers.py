@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,19 +16,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.models import publish_untrained
 from limner import Client
-from limner.types import Grid, TrainingConfig
 from limner.v1 import common_pb2, inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc, training_pb2
 from limner.v1.training_pb2_grpc import TrainingServiceStub
 from limner_server.settings import Settings
 from limner_server.workers import reserved_port
-from tests.e2e.phantoms import import_phantom
-from tests.e2e.test_standard import Watch
+from tests.e2e.phantoms import QUICK, import_phantom
+from tests.e2e.test_standard import Watch, run
 from tests.live import LiveServer
 
 WORKERS = 2
 CORES = os.cpu_count() or 1
 SIZE = 32
-CONFIG = TrainingConfig(grid=Grid(fov_mm=160, size=SIZE), folds=2, epochs=3, batch_size=16, halves=False)
+CONFIG = QUICK.model_copy(update={"epochs": 3})
 HEALTH = health_pb2.HealthCheckResponse
 
 
@@ -261,8 +258,3 @@ def job_process(job_id: str) -> psutil.Process:
 
 def job_processes(job_id: str) -> list[psutil.Process]:
     return [process for process in all_processes() if process.info["cmdline"][-1].endswith(f"/jobs/{job_id}")]
-
-
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "limner_server", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -1,8 +1,11 @@
-"""Loading models: one load, whoever asks and whoever gives up, and no executor left behind where it fails."""
+"""Models by name, looked up once for all; and one load, whoever asks and gives up, that leaves nothing behind."""
 
 import asyncio
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -10,14 +13,18 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from benchmarks.models import publish_identity
+from limner_server import serving
+from limner_server.errors import NotFoundError
 from limner_server.executor.engine import Item
 from limner_server.networks.repository import ModelRepository
-from limner_server.serving import ModelPool
+from limner_server.serving import RESOLVE_AGAIN_S, ModelPool, Version
 from limner_server.settings import Settings
 from limner_server.state.aliases import AliasStore
 from limner_server.state.database import open_database, writing
 from limner_server.state.loaded import LoadedStore
 from limner_server.state.servers import Membership
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -35,6 +42,117 @@ def pool(tmp_path: Path, database: Engine, server: Membership) -> ModelPool:
     publish_identity(tmp_path / "models", "identity", size=32)
     holdings = LoadedStore(database, server.id)
     return ModelPool(ModelRepository(tmp_path / "models"), AliasStore(database), holdings, Settings(), "cpu")
+
+
+class Clock:
+    """The time of day of the pool."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """That time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(serving, "time", clock)
+    return clock
+
+
+class Held(Generic[T]):
+    """A function whose calls wait with their result until they are let go."""
+
+    def __init__(self, function: Callable[[str], T]) -> None:
+        self._function = function
+        self.calls = 0
+        self.free = threading.Event()
+        self.free.set()
+
+    def __call__(self, name: str) -> T:
+        result = self._function(name)
+        self.calls += 1
+        assert self.free.wait(10)
+        return result
+
+
+def test_a_name_in_use_is_looked_up_once_for_all_who_ask(
+    pool: ModelPool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Held(pool.repository.numbers)
+    monkeypatch.setattr(pool.repository, "numbers", numbers)
+
+    async def go() -> None:
+        await pool.resolve("identity")
+        clock.now += RESOLVE_AGAIN_S
+        found = await asyncio.gather(*(pool.resolve("identity") for _ in range(20)))
+        assert found == [Version("identity", 1)] * 20
+        assert numbers.calls == 2
+
+    asyncio.run(go())
+
+
+def test_a_name_in_use_is_looked_up_ahead_and_nobody_waits_for_it(
+    pool: ModelPool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Held(pool.repository.numbers)
+    monkeypatch.setattr(pool.repository, "numbers", numbers)
+
+    async def go() -> None:
+        await pool.resolve("identity")
+        for calls in (2, 3, 4):
+            clock.now += 0.6 * RESOLVE_AGAIN_S
+            numbers.free.clear()
+            assert await pool.resolve("identity") == Version("identity", 1)
+            numbers.free.set()
+            await asyncio.gather(*pool._resolving.values())
+            assert numbers.calls == calls
+
+    asyncio.run(go())
+
+
+def test_a_name_that_nobody_knew_is_looked_up_by_each_who_asks(
+    tmp_path: Path, pool: ModelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Held(pool.repository.numbers)
+    monkeypatch.setattr(pool.repository, "numbers", numbers)
+
+    async def go() -> None:
+        numbers.free.clear()
+        early = asyncio.create_task(pool.resolve("new"))
+        while not numbers.calls:  # noqa: ASYNC110 - threads set no event
+            await asyncio.sleep(0.01)
+        publish_identity(tmp_path / "models", "new", size=32)
+        late = asyncio.create_task(pool.resolve("new"))
+        await asyncio.sleep(0)
+        numbers.free.set()
+        assert await late == Version("new", 1)
+        with pytest.raises(NotFoundError):
+            await early
+        assert await pool.resolve("new") == Version("new", 1)
+
+    asyncio.run(go())
+
+
+def test_what_was_looked_up_before_a_promotion_is_not_kept(
+    tmp_path: Path, pool: ModelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tmp_path / "models/identity/1", tmp_path / "models/identity/2")
+    aliases = Held(pool._aliases.of)
+    monkeypatch.setattr(pool._aliases, "of", aliases)
+
+    async def go() -> None:
+        aliases.free.clear()
+        early = asyncio.create_task(pool.resolve("identity"))
+        while not aliases.calls:  # noqa: ASYNC110 - threads set no event
+            await asyncio.sleep(0.01)
+        await pool.promote(Version("identity", 1), "production")
+        aliases.free.set()
+        assert await early == Version("identity", 2)
+        assert await pool.resolve("identity") == Version("identity", 1)
+
+    asyncio.run(go())
 
 
 def executors() -> int:

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from limner import Client
-from limner.types import Grid, TrainingConfig
-from tests.e2e.phantoms import import_phantom
+from tests.e2e.phantoms import QUICK, import_phantom
 from tests.live import LiveServer
 from tests.telemetry import obedient
 from tests.telemetry.scraped import Page, wait_for
 
-LONG = TrainingConfig(grid=Grid(fov_mm=160, size=32), folds=2, epochs=500, batch_size=16, halves=False)
+LONG = QUICK.model_copy(update={"epochs": 500})
 
 
 @dataclass
