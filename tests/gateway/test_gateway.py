@@ -153,6 +153,25 @@ def test_a_corrupt_instance_is_named_and_its_neighbours_are_scored(
     assert "PixelData" in dead["reason"]  # type: ignore[index]
 
 
+def test_a_corrupt_instance_that_comes_again_whole_is_scored(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    sent = phantom_series(tmp_path, 6)
+    whole, cut = sent[2].read_bytes(), dcmread(sent[2])
+    cut.PixelData = cut.PixelData[:100]
+    cut.save_as(sent[2])
+    flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
+    with Gateway(tmp_path / "journal", *flags) as gateway:
+        assert send(gateway.port, sent) == 0
+        wait_for(lambda: gateway.counts() == ONE_DONE)
+        assert len(gateway.status()["dead_instances"]) == 1  # type: ignore[arg-type]
+        sent[2].write_bytes(whole)
+        assert send(gateway.port, sent[2:3]) == 0
+        wait_for(lambda: len(reports(pacs)) == 2)
+        wait_for(lambda: gateway.counts() == ONE_DONE)
+        assert gateway.status()["dead_instances"] == []
+    figures = [report.content.get_image_measurement_groups()[0].source_images for report in reports(pacs)]
+    assert sorted(map(len, figures)) == [5, 6]
+
+
 def test_a_study_of_other_series_is_done_with_the_reason(gateway: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
     sent = phantom_series(tmp_path, SeriesDescription="t1_tse", EchoTime=10)
     assert send(gateway.port, sent) == 0
