@@ -21,6 +21,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from benchmarks.models import publish_untrained
 from limner import Client
+from limner.gateway.journal import Journal
+from limner.gateway.records import Commitment
+from tests.conftest import Run
 from tests.gateway.modality import Modality
 from tests.gateway.orthanc import Orthanc
 from tests.gateway.processes import Gateway, send
@@ -214,12 +217,25 @@ def test_what_waits_is_told_with_its_reason_and_tried_again_on_demand(idle: Gate
     assert NOBODY in told.stdout
     assert NOBODY in idle.command("show", "1").stdout
     assert idle.command("status", "--check").returncode == 0  # it waits for somebody else
+    assert idle.command("status", "--check", "--max-wait-s=0.1").returncode == 1  # for too long
     assert json.loads(idle.command("retry", "1", "--json").stdout)["studies"] == 1
     assert idle.command("retry", "2").returncode == 2
     idle.stop()
     assert idle.command("status", "--check").returncode == 1  # nobody takes anything
     assert "does not run" in idle.command("status").stderr
     idle.start()
+
+
+def test_a_commitment_that_nobody_takes_the_report_of_needs_a_person(limner: Run, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.claim()
+    commitment = Commitment("1.9", "MODALITY", [], [], time.time() - 100)
+    journal.commit(commitment)
+    check = ("gateway", "status", "--check", f"--journal={tmp_path}")
+    assert limner(*check, "--max-wait-s=99")[0] == 0  # its turn comes
+    journal.postpone_report(commitment, "away")
+    assert [limner(*check, f"--max-wait-s={limit_s}")[0] for limit_s in (99, 200)] == [1, 0]
+    journal.close()
 
 
 def test_a_second_gateway_on_the_journal_is_refused(idle: Gateway) -> None:
