@@ -96,14 +96,16 @@ class Dicomweb:
     session: Session = field(default_factory=Session)
 
     def store(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Deliver files in one request."""
+        """Deliver files in one request, or each in one of its own where that is refused."""
         datasets = {path: dcmread(path) for path in paths}
         try:
             answer = dicomweb_client(self.url, self.session).store_instances(list(datasets.values()))
         except HTTPError as error:
             if error.response is None or error.response.status_code not in REFUSALS:
                 raise UnreachableError(f"{self.url}: {error}") from error
-            return dict.fromkeys(paths, f"{self.url}: {error}")
+            if len(paths) == 1:
+                return {paths[0]: f"{self.url}: {error}"}
+            return {path: reason for one in paths for path, reason in self.store([one]).items()}
         except RequestException as error:
             raise UnreachableError(f"{self.url}: {error}") from error
         reasons = {
