@@ -339,12 +339,49 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "none")
     ended = gateway.command("status")
     assert (ended.returncode, "holds no journal" in ended.stderr) == (2, True)
-    ended = gateway.command("run", "--model=m", "--pacs=nonsense")
-    assert (ended.returncode, "AET@HOST:PORT" in ended.stderr) == (2, True)
-    ended = gateway.command("run", "--model=m", "--pacs=A@b:1", "--peer=A@")
-    assert (ended.returncode, "expected AET, AET@HOST or AET@HOST:PORT" in ended.stderr) == (2, True)
-    ended = gateway.command("run", "--model=m")
-    assert (ended.returncode, "one of --pacs and --stow" in ended.stderr) == (2, True)
+
+
+LONG = "A" * 17
+PACS = "--pacs=A@b:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--pacs=nonsense",), "--pacs: 'nonsense'; expected AET@HOST:PORT"),
+        (("--pacs=A@b:99999",), "--pacs: 'A@b:99999'; expected AET@HOST:PORT, a port from 1 to 65535"),
+        ((f"--pacs={LONG}@b:1",), f"--pacs: '{LONG}' is no AE title; expected 1 to 16 ASCII characters"),
+        ((PACS, "--peer=A@"), "--peer: 'A@'; expected AET, AET@HOST or AET@HOST:PORT"),
+        ((), "one of --pacs and --stow"),
+        ((PACS, f"--aet={LONG}"), f"--aet: '{LONG}' is no AE title; expected 1 to 16 ASCII characters"),
+        ((PACS, "--aet="), "--aet: '' is no AE title"),
+        ((PACS, "--aet=A\\B"), "expected 1 to 16 ASCII characters and no backslash"),
+        (("--stow=notaurl",), "--stow: 'notaurl'; expected http://HOST[:PORT]/PATH or https://"),
+        (("--stow=ftp://a/b",), "--stow: 'ftp://a/b'; expected http://HOST"),
+        (("--stow=http://a:99999/b",), "--stow: 'http://a:99999/b'; expected http://HOST"),
+        (("--stow=http://user:word@a/b",), "--stow: credentials in the URL; expected them in LIMNER_DICOMWEB_TOKEN"),
+        (("--stow=user:word@a/b",), "--stow: credentials in the URL"),
+        ((PACS, "--model=cer vix:::"), "--model: 'cer vix:::'; expected NAME, NAME:VERSION or NAME:ALIAS"),
+        ((PACS, "--model=cervix:"), "--model: 'cervix:'; expected NAME, NAME:VERSION or NAME:ALIAS"),
+        ((PACS, "--tls-certificate=/none"), "--tls-certificate and --tls-key go together"),
+        (
+            (PACS, "--tls-certificate=/none", f"--tls-key={__file__}"),
+            "--tls-certificate: /none: No such file or directory; expected a PEM file",
+        ),
+        (
+            (PACS, f"--tls-certificate={__file__}", f"--tls-key={__file__}"),
+            f"--tls-certificate: {__file__} and {__file__}; expected a PEM certificate and the key",
+        ),
+        ((PACS, "--tls-ca=/none"), "--tls-ca: needs --tls-certificate and --tls-key"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_started(
+    options: tuple[str, ...], told: str, limner: Run, tmp_path: Path
+) -> None:
+    code, out, err = limner("gateway", "run", "--model=m", *options, f"--journal={tmp_path / 'journal'}", "--port=0")
+    assert (code, out, told in err) == (2, "", True), err
+    assert "word@" not in err
+    assert not (tmp_path / "journal").exists()
 
 
 def test_rules_from_a_file_choose_the_series(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:

@@ -1,6 +1,7 @@
 """`limner gateway`: a DICOM node between a PACS and a Limner server."""
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from limner.cli.nodes import (
     TlsKey,
     need_gateway,
     node_tls,
+    own_title,
 )
 from limner.cli.rules import Rules, rules_of
 from limner.gateway.kinds import DEFAULT, Kind
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
     from limner.gateway.limits import Peer
     from limner.gateway.receiver import Tls
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_MODEL = re.compile(f"{_NAME}(:{_NAME})?")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,10 +116,11 @@ def run(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("limner").setLevel(logging.INFO)
+    ae_title = own_title(ae_title)
     tls = node_tls(tls_certificate, tls_key, tls_ca)
     limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
-        model,
+        _model(model),
         rules_of(rules),
         quiet_s,
         complete_count,
@@ -150,6 +156,13 @@ for command in (gateway_status.status, gateway_status.show, gateway_status.retry
     app.command()(command)
 
 
+def _model(text: str) -> str:
+    if not _MODEL.fullmatch(text):
+        expected = "NAME, NAME:VERSION or NAME:ALIAS, of letters, digits, '.', '_' and '-'"
+        raise typer.BadParameter(f"{text!r}; expected {expected}", param_hint="--model")
+    return text
+
+
 def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
     from limner.gateway.limits import Peer
 
@@ -165,9 +178,9 @@ def _destination(pacs: str, stow: str, calling: str, tls: "Tls | None") -> "Dest
 
     if bool(pacs) == bool(stow):
         raise typer.BadParameter("give one of --pacs and --stow", param_hint="--pacs")
-    if stow:
-        return Dicomweb(stow, http_session())
     try:
+        if stow:
+            return Dicomweb(stow, http_session())
         return Pacs.parse(pacs, calling, tls.client_context() if tls else None)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--pacs") from error
+        raise typer.BadParameter(str(error), param_hint="--stow" if stow else "--pacs") from error
