@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from ssl import CERT_REQUIRED, PROTOCOL_TLS_SERVER, SSLContext
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from limner import Client
 from limner.gateway.journal import Journal
 from limner.gateway.records import Commitment
 from tests.conftest import Run
+from tests.gateway.authority import Authority
 from tests.gateway.modality import Modality
 from tests.gateway.orthanc import Orthanc
 from tests.gateway.processes import Gateway, send
+from tests.gateway.proxy import proxying
 from tests.gateway.real import needs_real
 from tests.gateway.waiting import wait_for
 from tests.imaging.builders import mr_instance
@@ -109,6 +112,26 @@ def test_a_series_comes_back_as_a_report_of_what_predict_says(
     assert_valid_dicom(tmp_path / "report.dcm")
     wait_for(lambda: gateway.counts() == ONE_DONE)
     assert gateway.status()["studies"] == ONE_DONE
+
+
+def test_results_go_to_a_service_whose_authority_is_given(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    """A service that asks for a certificate of ours, and before it one that does not: no TLS is listened with then."""
+    authority = Authority(tmp_path / "ours")
+    certificate, key = authority.sign("pacs")
+    ours = [f"--tls-{name}={file}" for name, file in zip(("certificate", "key"), authority.sign("us"), strict=True)]
+    for number, pair in enumerate(([], ours)):
+        context = SSLContext(PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        if pair:
+            context.load_verify_locations(authority.certificate)
+            context.verify_mode = CERT_REQUIRED
+        with proxying(pacs.url, tls=context) as proxy:
+            flags = (f"--server={server.address}", f"--stow={proxy.url}/dicom-web", f"--tls-ca={authority.certificate}")
+            with Gateway(tmp_path / f"journal{number}", *flags, *pair) as gateway:
+                sender = ["+tls", str(key), str(certificate), "+cf", str(authority.certificate)] if pair else []
+                assert send(gateway.port, phantom_series(tmp_path), flags=sender) == 0
+                wait_for(lambda: gateway.counts() == ONE_DONE)
+    assert len(reports(pacs)) == 2
 
 
 def test_heat_maps_come_back_where_they_are_asked_for(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ from limner.cli.nodes import (
     need_gateway,
     node_tls,
     own_title,
+    tls_pair,
 )
 from limner.cli.rules import Rules, rules_of
 from limner.gateway.kinds import DEFAULT, Kind
@@ -117,7 +119,12 @@ def run(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("limner").setLevel(logging.INFO)
     ae_title = own_title(ae_title)
-    tls = node_tls(tls_certificate, tls_key, tls_ca)
+    tls_files = (tls_certificate, tls_key, tls_ca)
+    if bool(pacs) == bool(stow):
+        raise typer.BadParameter("give one of --pacs and --stow", param_hint="--pacs")
+    ca_of_service = bool(stow) and tls_certificate is None and tls_key is None  # and nobody else is asked for TLS
+    tls = None if ca_of_service else node_tls(*tls_files)
+    destination = _service(stow, *tls_files) if stow else _pacs(pacs, ae_title, tls)
     limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
         _model(model),
@@ -136,7 +143,6 @@ def run(
     def announce(bound: int) -> None:
         print(f"listening on {host}:{bound} as {ae_title}", flush=True)
 
-    destination = _destination(pacs, stow, ae_title, tls)
     journal = Journal(folder, int(min_free_gib * 2**30))
     try:
         node.run(
@@ -172,15 +178,21 @@ def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
         raise typer.BadParameter(str(error), param_hint="--peer") from error
 
 
-def _destination(pacs: str, stow: str, calling: str, tls: "Tls | None") -> "Destination":
-    from limner.gateway.destinations import Dicomweb, Pacs
+def _service(url: str, certificate: Path | None, key: Path | None, ca: Path | None) -> "Destination":
+    from limner.gateway.destinations import Dicomweb
     from limner.gateway.peers import http_session
 
-    if bool(pacs) == bool(stow):
-        raise typer.BadParameter("give one of --pacs and --stow", param_hint="--pacs")
+    session = http_session(ca=ca, certificate=tls_pair(certificate, key, ca))
     try:
-        if stow:
-            return Dicomweb(stow, http_session())
-        return Pacs.parse(pacs, calling, tls.client_context() if tls else None)
+        return Dicomweb(url, session)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--stow" if stow else "--pacs") from error
+        raise typer.BadParameter(str(error), param_hint="--stow") from error
+
+
+def _pacs(text: str, calling: str, tls: "Tls | None") -> "Destination":
+    from limner.gateway.destinations import Pacs
+
+    try:
+        return Pacs.parse(text, calling, tls.client_context() if tls else None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--pacs") from error
