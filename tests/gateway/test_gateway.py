@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from ssl import CERT_REQUIRED, PROTOCOL_TLS_SERVER, SSLContext
 
 import numpy as np
 import pytest
@@ -21,9 +22,14 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from benchmarks.models import publish_untrained
 from limner import Client
+from limner.gateway.journal import Journal
+from limner.gateway.records import Commitment
+from tests.conftest import Run
+from tests.gateway.authority import Authority
 from tests.gateway.modality import Modality
 from tests.gateway.orthanc import Orthanc
 from tests.gateway.processes import Gateway, send
+from tests.gateway.proxy import proxying
 from tests.gateway.real import needs_real
 from tests.gateway.waiting import wait_for
 from tests.imaging.builders import mr_instance
@@ -108,6 +114,26 @@ def test_a_series_comes_back_as_a_report_of_what_predict_says(
     assert gateway.status()["studies"] == ONE_DONE
 
 
+def test_results_go_to_a_service_whose_authority_is_given(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    """A service that asks for a certificate of ours, and before it one that does not: no TLS is listened with then."""
+    authority = Authority(tmp_path / "ours")
+    certificate, key = authority.sign("pacs")
+    ours = [f"--tls-{name}={file}" for name, file in zip(("certificate", "key"), authority.sign("us"), strict=True)]
+    for number, pair in enumerate(([], ours)):
+        context = SSLContext(PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        if pair:
+            context.load_verify_locations(authority.certificate)
+            context.verify_mode = CERT_REQUIRED
+        with proxying(pacs.url, tls=context) as proxy:
+            flags = (f"--server={server.address}", f"--stow={proxy.url}/dicom-web", f"--tls-ca={authority.certificate}")
+            with Gateway(tmp_path / f"journal{number}", *flags, *pair) as gateway:
+                sender = ["+tls", str(key), str(certificate), "+cf", str(authority.certificate)] if pair else []
+                assert send(gateway.port, phantom_series(tmp_path), flags=sender) == 0
+                wait_for(lambda: gateway.counts() == ONE_DONE)
+    assert len(reports(pacs)) == 2
+
+
 def test_heat_maps_come_back_where_they_are_asked_for(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
     flags = [f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}"]
     flags += [f"--send={kind}" for kind in ("report", "heat-map", "picture")]
@@ -153,6 +179,25 @@ def test_a_corrupt_instance_is_named_and_its_neighbours_are_scored(
     assert "PixelData" in dead["reason"]  # type: ignore[index]
 
 
+def test_a_corrupt_instance_that_comes_again_whole_is_scored(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:
+    sent = phantom_series(tmp_path, 6)
+    whole, cut = sent[2].read_bytes(), dcmread(sent[2])
+    cut.PixelData = cut.PixelData[:100]
+    cut.save_as(sent[2])
+    flags = (f"--server={server.address}", f"--pacs=ORTHANC@127.0.0.1:{pacs.dicom_port}")
+    with Gateway(tmp_path / "journal", *flags) as gateway:
+        assert send(gateway.port, sent) == 0
+        wait_for(lambda: gateway.counts() == ONE_DONE)
+        assert len(gateway.status()["dead_instances"]) == 1  # type: ignore[arg-type]
+        sent[2].write_bytes(whole)
+        assert send(gateway.port, sent[2:3]) == 0
+        wait_for(lambda: len(reports(pacs)) == 2)
+        wait_for(lambda: gateway.counts() == ONE_DONE)
+        assert gateway.status()["dead_instances"] == []
+    figures = [report.content.get_image_measurement_groups()[0].source_images for report in reports(pacs)]
+    assert sorted(map(len, figures)) == [5, 6]
+
+
 def test_a_study_of_other_series_is_done_with_the_reason(gateway: Gateway, pacs: Orthanc, tmp_path: Path) -> None:
     sent = phantom_series(tmp_path, SeriesDescription="t1_tse", EchoTime=10)
     assert send(gateway.port, sent) == 0
@@ -195,12 +240,25 @@ def test_what_waits_is_told_with_its_reason_and_tried_again_on_demand(idle: Gate
     assert NOBODY in told.stdout
     assert NOBODY in idle.command("show", "1").stdout
     assert idle.command("status", "--check").returncode == 0  # it waits for somebody else
+    assert idle.command("status", "--check", "--max-wait-s=0.1").returncode == 1  # for too long
     assert json.loads(idle.command("retry", "1", "--json").stdout)["studies"] == 1
     assert idle.command("retry", "2").returncode == 2
     idle.stop()
     assert idle.command("status", "--check").returncode == 1  # nobody takes anything
     assert "does not run" in idle.command("status").stderr
     idle.start()
+
+
+def test_a_commitment_that_nobody_takes_the_report_of_needs_a_person(limner: Run, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.claim()
+    commitment = Commitment("1.9", "MODALITY", [], [], time.time() - 100)
+    journal.commit(commitment)
+    check = ("gateway", "status", "--check", f"--journal={tmp_path}")
+    assert limner(*check, "--max-wait-s=99")[0] == 0  # its turn comes
+    journal.postpone_report(commitment, "away")
+    assert [limner(*check, f"--max-wait-s={limit_s}")[0] for limit_s in (99, 200)] == [1, 0]
+    journal.close()
 
 
 def test_a_second_gateway_on_the_journal_is_refused(idle: Gateway) -> None:
@@ -304,12 +362,49 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "none")
     ended = gateway.command("status")
     assert (ended.returncode, "holds no journal" in ended.stderr) == (2, True)
-    ended = gateway.command("run", "--model=m", "--pacs=nonsense")
-    assert (ended.returncode, "AET@HOST:PORT" in ended.stderr) == (2, True)
-    ended = gateway.command("run", "--model=m", "--pacs=A@b:1", "--peer=A@")
-    assert (ended.returncode, "expected AET, AET@HOST or AET@HOST:PORT" in ended.stderr) == (2, True)
-    ended = gateway.command("run", "--model=m")
-    assert (ended.returncode, "one of --pacs and --stow" in ended.stderr) == (2, True)
+
+
+LONG = "A" * 17
+PACS = "--pacs=A@b:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--pacs=nonsense",), "--pacs: 'nonsense'; expected AET@HOST:PORT"),
+        (("--pacs=A@b:99999",), "--pacs: 'A@b:99999'; expected AET@HOST:PORT, a port from 1 to 65535"),
+        ((f"--pacs={LONG}@b:1",), f"--pacs: '{LONG}' is no AE title; expected 1 to 16 ASCII characters"),
+        ((PACS, "--peer=A@"), "--peer: 'A@'; expected AET, AET@HOST or AET@HOST:PORT"),
+        ((), "one of --pacs and --stow"),
+        ((PACS, f"--aet={LONG}"), f"--aet: '{LONG}' is no AE title; expected 1 to 16 ASCII characters"),
+        ((PACS, "--aet="), "--aet: '' is no AE title"),
+        ((PACS, "--aet=A\\B"), "expected 1 to 16 ASCII characters and no backslash"),
+        (("--stow=notaurl",), "--stow: 'notaurl'; expected http://HOST[:PORT]/PATH or https://"),
+        (("--stow=ftp://a/b",), "--stow: 'ftp://a/b'; expected http://HOST"),
+        (("--stow=http://a:99999/b",), "--stow: 'http://a:99999/b'; expected http://HOST"),
+        (("--stow=http://user:word@a/b",), "--stow: credentials in the URL; expected them in LIMNER_DICOMWEB_TOKEN"),
+        (("--stow=user:word@a/b",), "--stow: credentials in the URL"),
+        ((PACS, "--model=cer vix:::"), "--model: 'cer vix:::'; expected NAME, NAME:VERSION or NAME:ALIAS"),
+        ((PACS, "--model=cervix:"), "--model: 'cervix:'; expected NAME, NAME:VERSION or NAME:ALIAS"),
+        ((PACS, "--tls-certificate=/none"), "--tls-certificate and --tls-key go together"),
+        (
+            (PACS, "--tls-certificate=/none", f"--tls-key={__file__}"),
+            "--tls-certificate: /none: No such file or directory; expected a PEM file",
+        ),
+        (
+            (PACS, f"--tls-certificate={__file__}", f"--tls-key={__file__}"),
+            f"--tls-certificate: {__file__} and {__file__}; expected a PEM certificate and the key",
+        ),
+        ((PACS, "--tls-ca=/none"), "--tls-ca: needs --tls-certificate and --tls-key"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_started(
+    options: tuple[str, ...], told: str, limner: Run, tmp_path: Path
+) -> None:
+    code, out, err = limner("gateway", "run", "--model=m", *options, f"--journal={tmp_path / 'journal'}", "--port=0")
+    assert (code, out, told in err) == (2, "", True), err
+    assert "word@" not in err
+    assert not (tmp_path / "journal").exists()
 
 
 def test_rules_from_a_file_choose_the_series(tmp_path: Path, server: LiveServer, pacs: Orthanc) -> None:

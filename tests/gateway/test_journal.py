@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -164,6 +165,46 @@ def test_a_study_with_dead_instances_is_scored_again_by_retry(journal: Journal) 
     assert journal.next_due(State.OPEN)
     assert journal.unsent(scored(journal, "2.1")) == []
     assert journal.dead_instances() == []
+
+
+def test_a_dead_instance_gives_way_to_what_comes_again(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    receive(journal, "1.2.1", "1.2.2")
+    study = scored(journal, "2.1", dead={"1.2.2": "corrupt"})
+    journal.mark_sent(["2.1"])
+    journal.finish(study)
+    receive(journal, "1.2.2")  # as it was
+    assert not journal.receive("1.2.2", "1.3", "MODALITY", b"of another study")
+    assert journal.totals().studies == {"open": 0, "scored": 0, "done": 1, "dead": 0}
+    assert not journal.receive("1.2.1", "1.2", "MODALITY", b"other, though the first was healthy")
+    assert "of study 1 came again from MODALITY with another content" in caplog.text
+    assert "1.2.1" not in caplog.text
+    assert journal.receive("1.2.2", "1.2", "MODALITY", b"whole")
+    contents = {uid: journal.instance_file("1.2", uid).read_bytes() for uid in ("1.2.1", "1.2.2")}
+    assert contents == {"1.2.1": b"content of 1.2.1", "1.2.2": b"whole"}
+    assert journal.dead_instances() == []
+    assert not journal.keep_results(study, [], [], {}, "")  # a scoring of what was there before
+    assert journal.next_due(State.OPEN, quiet_s=60) is None
+    assert journal.next_due(State.OPEN, quiet_s=60, count=2)
+    again = scored(journal, "2.2")
+    assert journal.unsent(again) == ["2.2"]
+    assert [one.scored for one in journal.instances(again)] == [2, 1]
+
+
+def test_a_correction_that_a_crash_cuts_short_can_come_again(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    receive(journal, "1.2.1")
+    scored(journal, dead={"1.2.1": "corrupt"})
+    for flushes in (0, 1):  # before the file is in its place, and after
+        crash = Mock(side_effect=[*[None] * flushes, OSError("crash")])
+        with monkeypatch.context() as patched:
+            patched.setattr("os.fsync", crash)
+            with pytest.raises(OSError, match="crash"):
+                journal.receive("1.2.1", "1.2", "MODALITY", b"whole")
+        assert journal.next_due(State.OPEN)
+        if not flushes:
+            scored(journal, dead={"1.2.1": "corrupt"})
+    scored(journal)
+    assert journal.instance_file("1.2", "1.2.1").read_bytes() == b"whole"
+    assert not journal.receive("1.2.1", "1.2", "MODALITY", b"whole")
 
 
 def test_what_is_dead_is_dismissed(journal: Journal) -> None:

@@ -194,6 +194,18 @@ def test_a_destination_that_is_busy_is_one_that_is_away(pacs: Orthanc) -> None:
         Dicomweb(f"{proxy.url}/dicom-web").store(REAL[:1])
 
 
+def test_what_a_destination_refuses_together_comes_one_by_one(pacs: Orthanc, tmp_path: Path) -> None:
+    series = t2_series(3)
+    paths = [tmp_path / f"{one.SOPInstanceUID}.dcm" for one in series]
+    for path, instance in zip(paths, series, strict=True):
+        instance.save_as(path, enforce_file_format=True)
+    with proxying(pacs.url, answers=[(400, 0), (409, 0)]) as proxy:  # to all, then to the first alone
+        ((refused, reason),) = Dicomweb(f"{proxy.url}/dicom-web").store(paths).items()
+        assert (refused, "409" in reason, len(proxy.seen)) == (paths[0], True, 4)
+    stored = pacs.instances(StudyInstanceUID=str(series[0].StudyInstanceUID))
+    assert {str(one["MainDicomTags"]["SOPInstanceUID"]) for one in stored} == {path.stem for path in paths[1:]}  # type: ignore[index]
+
+
 @pytest.mark.parametrize("name", ["dicomweb", "get"])
 def test_a_pacs_may_die_and_the_pull_be_killed_and_what_is_missing_comes_later(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -1,8 +1,10 @@
 """`limner gateway`: a DICOM node between a PACS and a Limner server."""
 
 import logging
+import re
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +22,8 @@ from limner.cli.nodes import (
     TlsKey,
     need_gateway,
     node_tls,
+    own_title,
+    tls_pair,
 )
 from limner.cli.rules import Rules, rules_of
 from limner.gateway.kinds import DEFAULT, Kind
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
     from limner.gateway.limits import Peer
     from limner.gateway.receiver import Tls
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_MODEL = re.compile(f"{_NAME}(:{_NAME})?")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -110,10 +117,16 @@ def run(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("limner").setLevel(logging.INFO)
-    tls = node_tls(tls_certificate, tls_key, tls_ca)
+    ae_title = own_title(ae_title)
+    tls_files = (tls_certificate, tls_key, tls_ca)
+    if bool(pacs) == bool(stow):
+        raise typer.BadParameter("give one of --pacs and --stow", param_hint="--pacs")
+    ca_of_service = bool(stow) and tls_certificate is None and tls_key is None  # and nobody else is asked for TLS
+    tls = None if ca_of_service else node_tls(*tls_files)
+    destination = _service(stow, *tls_files) if stow else _pacs(pacs, ae_title, tls)
     limits = Limits(_peers(peer or ()), associations, peer_associations, int(max_instance_mib * 2**20))
     settings = node.GatewaySettings(
-        model,
+        _model(model),
         rules_of(rules),
         quiet_s,
         complete_count,
@@ -129,7 +142,6 @@ def run(
     def announce(bound: int) -> None:
         print(f"listening on {host}:{bound} as {ae_title}", flush=True)
 
-    destination = _destination(pacs, stow, ae_title, tls)
     journal = Journal(folder, int(min_free_gib * 2**30))
     try:
         node.run(
@@ -149,6 +161,13 @@ for command in (gateway_status.status, gateway_status.show, gateway_status.retry
     app.command()(command)
 
 
+def _model(text: str) -> str:
+    if not _MODEL.fullmatch(text):
+        expected = "NAME, NAME:VERSION or NAME:ALIAS, of letters, digits, '.', '_' and '-'"
+        raise typer.BadParameter(f"{text!r}; expected {expected}", param_hint="--model")
+    return text
+
+
 def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
     from limner.gateway.limits import Peer
 
@@ -158,15 +177,21 @@ def _peers(texts: Iterable[str]) -> "tuple[Peer, ...]":
         raise typer.BadParameter(str(error), param_hint="--peer") from error
 
 
-def _destination(pacs: str, stow: str, calling: str, tls: "Tls | None") -> "Destination":
-    from limner.gateway.destinations import Dicomweb, Pacs
+def _service(url: str, certificate: Path | None, key: Path | None, ca: Path | None) -> "Destination":
+    from limner.gateway.destinations import Dicomweb
     from limner.gateway.peers import http_session
 
-    if bool(pacs) == bool(stow):
-        raise typer.BadParameter("give one of --pacs and --stow", param_hint="--pacs")
-    if stow:
-        return Dicomweb(stow, http_session())
+    session = http_session(ca=ca, certificate=tls_pair(certificate, key, ca))
     try:
-        return Pacs.parse(pacs, calling, tls.client_context() if tls else None)
+        return Dicomweb(url, session)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--stow") from error
+
+
+def _pacs(text: str, calling: str, tls: "Tls | None") -> "Destination":
+    from limner.gateway.destinations import Pacs
+
+    try:
+        return Pacs.parse(text, calling, tls.client_context() if tls else None)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--pacs") from error

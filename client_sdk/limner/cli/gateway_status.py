@@ -1,5 +1,6 @@
 """`limner gateway status`, `show`, `retry` and `dismiss`: what has become of what was received, and what to do."""
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -28,8 +29,16 @@ FOLDER = Path("limner-gateway")
 def status(
     folder: Folder = FOLDER,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 where no gateway runs, or anything was given up or is dead.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Exit with 1 where no gateway runs, or anything was given up, is dead or waits for longer than "
+            "--max-wait-s.",
+        ),
     ] = False,
+    max_wait_s: Annotated[
+        float, typer.Option(min=0, help="With --check: how long anything may wait, a study from its last instance.")
+    ] = 600,
     as_json: AsJson = False,
 ) -> None:
     """Show how the gateway and its studies stand.
@@ -46,7 +55,7 @@ def status(
         print_json(found.fields())
     else:
         found.print()
-    if check and not found.is_well:
+    if check and not found.is_well(max_wait_s):
         raise typer.Exit(FAILED)
 
 
@@ -72,9 +81,11 @@ class _Situation:
             journal.commitments(),
         )
 
-    @property
-    def is_well(self) -> bool:
-        return self.process is not None and not self.given_up and not self.dead
+    def is_well(self, max_wait_s: float) -> bool:
+        waits = [study.received for study in self.waiting]
+        waits += [one.received for one in self.commitments if one.reason]
+        is_late = time.time() - min(waits, default=math.inf) > max_wait_s
+        return self.process is not None and not (self.given_up or self.dead or is_late)
 
     @property
     def given_up(self) -> "list[Study]":

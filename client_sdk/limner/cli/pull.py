@@ -24,6 +24,8 @@ from limner.cli.nodes import (
     need_gateway,
     node_tls,
     open_journal,
+    own_title,
+    tls_pair,
 )
 from limner.cli.rules import Rules, rules_of
 
@@ -108,7 +110,7 @@ def pull(
     if dicomweb:
         source = _service(dicomweb, tls, retries, timeout_s)
     else:
-        source = _pacs(pacs, tls, timeout_s, ae_title, (host, port) if move else None)
+        source = _pacs(pacs, tls, timeout_s, own_title(ae_title), (host, port) if move else None)
     queries = _queries(study or [], [*(query or ()), *(more or ())], work_list)
     settings = PullSettings(None if all_series else rules_of(rules), jobs, retries, limit)
     with nullcontext() if dry_run else closing(_archive(out, journal)) as archive, progress_bar() as bar:
@@ -172,12 +174,9 @@ def _service(url: str, tls: _TlsFiles, retries: int, timeout_s: float) -> "Sourc
     from limner.gateway.peers import http_session
     from limner.gateway.pull.dicomweb import DicomwebSource
 
-    certificate, key, ca = tls
-    if (certificate is None) != (key is None):
-        raise typer.BadParameter("--tls-certificate and --tls-key go together", param_hint="--tls-…")
-    pair = (certificate, key) if certificate and key else None
+    session = http_session(ca=tls[-1], certificate=tls_pair(*tls), retries=retries)
     try:
-        return DicomwebSource(url, http_session(ca=ca, certificate=pair, retries=retries), timeout_s)
+        return DicomwebSource(url, session, timeout_s)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--dicomweb") from error
 

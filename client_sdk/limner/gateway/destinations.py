@@ -1,7 +1,7 @@
 """Where results go: to a PACS by C-STORE (PS3.4 annex B), or by STOW-RS (PS3.18 10.5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
@@ -80,41 +80,48 @@ class Pacs(Node):
         return f"{self} answered status {status:04X} {answer.get('ErrorComment', '')}".rstrip()
 
 
-@dataclass(frozen=True)
 class Dicomweb:
     """A STOW-RS service.
 
-    Attributes
+    Parameters
     ----------
     url
         Base of the service, such as `https://pacs.example/dicom-web`.
     session
-        Carries the credentials.
+        Carries the credentials; None: there are none.
+
+    Raises
+    ------
+    ValueError
+        `url` is none, or holds credentials.
     """
 
-    url: str
-    session: Session = field(default_factory=Session)
+    def __init__(self, url: str, session: Session | None = None) -> None:
+        self._url = url
+        self._client = dicomweb_client(url, session or Session())
 
     def store(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Deliver files in one request."""
+        """Deliver files in one request, or each in one of its own where that is refused."""
         datasets = {path: dcmread(path) for path in paths}
         try:
-            answer = dicomweb_client(self.url, self.session).store_instances(list(datasets.values()))
+            answer = self._client.store_instances(list(datasets.values()))
         except HTTPError as error:
             if error.response is None or error.response.status_code not in REFUSALS:
-                raise UnreachableError(f"{self.url}: {error}") from error
-            return dict.fromkeys(paths, f"{self.url}: {error}")
+                raise UnreachableError(f"{self._url}: {error}") from error
+            if len(paths) == 1:
+                return {paths[0]: f"{self._url}: {error}"}
+            return {path: reason for one in paths for path, reason in self.store([one]).items()}
         except RequestException as error:
-            raise UnreachableError(f"{self.url}: {error}") from error
+            raise UnreachableError(f"{self._url}: {error}") from error
         reasons = {
             str(failed.ReferencedSOPInstanceUID): int(failed.FailureReason)
             for failed in answer.get("FailedSOPSequence") or []
         }
         return {
-            path: f"{self.url} answered reason {reason:04X}"
+            path: f"{self._url} answered reason {reason:04X}"
             for path, dataset in datasets.items()
             if (reason := reasons.get(str(dataset.SOPInstanceUID), SUCCESS)) not in (SUCCESS, DUPLICATE)
         }
 
     def __str__(self) -> str:
-        return self.url
+        return self._url

@@ -7,6 +7,7 @@ the step before. Holds whole DICOM files, so its folder is the owner's only.
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -35,15 +36,21 @@ _INSTANCES = (
 )
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass
 class _Arrival:
-    """An instance whose file is on the disk; `new` is None until its row is, too."""
+    """An instance whose file is on the disk; `new` is None until its row is, too.
+
+    One that `corrects` takes the place of a dead one.
+    """
 
     uid: str
     study: str
     peer: str
     received: float
+    corrects: bool = False
     new: bool | None = None
 
 
@@ -72,6 +79,7 @@ class Journal:
         self._claim: TextIO | None = None
         self._arrivals: deque[_Arrival] = deque()
         self._committing = threading.Lock()
+        self._correcting = threading.Lock()
 
     def close(self) -> None:
         """Close the file, and give it up to another gateway; everything is on the disk already."""
@@ -104,7 +112,10 @@ class Journal:
     # Receiving
 
     def receive(self, uid: str, study: str, peer: str, content: bytes) -> bool:
-        """Keep an instance for good; return False where it was received before, whatever its content is now.
+        """Keep an instance for good; return False where it was received before, and changes nothing.
+
+        One that is dead gives way to another content, and its study is scored again; any other one is kept as it came
+        first.
 
         Parameters
         ----------
@@ -122,17 +133,42 @@ class Journal:
         OSError
             When it cannot be written; its number is ENOSPC where the disk is full, or full enough.
         """
+        arrival = _Arrival(uid, study, peer, time.time())
         if self.locate(uid):
-            return False
-        path = self.instance_file(study, uid)
+            with self._correcting:
+                arrival.corrects = self._is_corrected(arrival, content)
+                return arrival.corrects and self._write(arrival, content)
+        return self._write(arrival, content)
+
+    def _is_corrected(self, arrival: _Arrival, content: bytes) -> bool:
+        """Whether an instance that is kept is dead, and comes with another content now."""
+        for kept in self._instances("instances.uid = ? AND kept", arrival.uid):
+            file = self.instance_file(kept.study, kept.uid)
+            try:
+                is_other = file.stat().st_size != len(content) or file.read_bytes() != content
+            except FileNotFoundError:  # removed meanwhile, as its study is done
+                return False
+            if is_other and kept.reason and kept.study == arrival.study:
+                return True
+            if is_other:
+                _log.warning(
+                    "an instance of study %d came again from %s with another content; the first is kept",
+                    *(kept.study_number, arrival.peer),
+                )
+        return False
+
+    def _write(self, arrival: _Arrival, content: bytes) -> bool:
+        path = self.instance_file(arrival.study, arrival.uid)
         if shutil.disk_usage(self._folder).free - len(content) < self._min_free_bytes:
             raise OSError(errno.ENOSPC, f"less than {self._min_free_bytes / 2**30:.3g} GiB would be free")
         with shared_folder(path.parent) as descriptor:
+            if arrival.corrects:  # a crash leaves what can be found dead again, and so corrected
+                self._note(replace(arrival))
             with replace_file(path, private=True) as temporary:
                 temporary.write_bytes(content)
                 flush(temporary)
             os.fsync(descriptor)
-            return self._note(_Arrival(uid, study, peer, time.time()))
+            return self._note(arrival)
 
     def _note(self, arrival: _Arrival) -> bool:
         """Commit an arrival, and with it all that wait meanwhile: the disk is waited for once for all of them."""
@@ -202,7 +238,7 @@ class Journal:
         now = time.time()
         rows = self._database.select(
             "SELECT * FROM studies WHERE state = ? AND NOT given_up AND due <= ? AND (state <> ?"
-            " OR max(received, ?) <= ? OR revision = ?"
+            " OR max(received, ?) <= ? OR (SELECT count(*) FROM instances WHERE study = studies.uid) = ?"
             " OR NOT EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND NOT committed))"
             " ORDER BY received LIMIT 1",
             *(state, now, State.OPEN, since, now - quiet_s, count),
@@ -451,9 +487,9 @@ class Journal:
 
 
 def _insert(connection: sqlite3.Connection, arrival: _Arrival) -> bool:
-    """Note an instance; return whether it is new."""
+    """Note an instance; return whether it is new, or corrects one."""
     known = connection.execute("SELECT kept FROM instances WHERE uid = ?", (arrival.uid,)).fetchone()
-    if known:  # by another association at the same time, or removed since it was scored
+    if known and not arrival.corrects:  # by another association at the same time, or removed since it was scored
         connection.execute("UPDATE instances SET kept = TRUE WHERE uid = ? AND study = ?", (arrival.uid, arrival.study))
         connection.execute("UPDATE studies SET received = ? WHERE uid = ?", (arrival.received, arrival.study))
         return False
@@ -461,7 +497,8 @@ def _insert(connection: sqlite3.Connection, arrival: _Arrival) -> bool:
         "INSERT OR IGNORE INTO studies VALUES (NULL, ?, ?, FALSE, 0, 0, 0, 0, 0, '', '')", (arrival.study, State.OPEN)
     )
     connection.execute(
-        "INSERT INTO instances VALUES (?, ?, ?, ?, TRUE, FALSE, 0, '')",
+        "INSERT INTO instances VALUES (?, ?, ?, ?, TRUE, FALSE, 0, '')"
+        " ON CONFLICT (uid) DO UPDATE SET kept = TRUE, reason = ''",
         (arrival.uid, arrival.study, arrival.peer, arrival.received),
     )
     connection.execute(

@@ -1,6 +1,7 @@
 """Other nodes, in either direction: their addresses, how DIMSE and DICOMweb reach them, and how that fails."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ CONNECT_S = 10.0
 PDU_BYTES = 131072
 """Longest PDU that peers may send: the longest that dcmtk does."""
 LONGEST_RETRY_AFTER_S = 60
+_AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # ASCII but for the backslash
 _OVERLOADED = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
@@ -62,6 +64,14 @@ def is_of_one_request(error: PeerError) -> bool:
     return isinstance(error, UnwellError) or not isinstance(error, UnreachableError | RefusedError)
 
 
+def checked_title(text: str) -> str:
+    """Return an AE title without the spaces around it, which mean nothing (PS3.5 6.2). ValueError where it is none."""
+    title = text.strip(" ")
+    if not _AE_TITLE.fullmatch(title):
+        raise ValueError(f"{text!r} is no AE title; expected 1 to 16 ASCII characters and no backslash")
+    return title
+
+
 @dataclass(frozen=True)
 class Node:
     """A node that speaks DIMSE.
@@ -90,9 +100,9 @@ class Node:
         """Return the node of `AET@HOST:PORT`. ValueError where it is none."""
         title, _, address = text.partition("@")
         host, _, port = address.rpartition(":")
-        if not (title and host and port.isdecimal()):
-            raise ValueError(f"{text!r}; expected AET@HOST:PORT")
-        return cls(title, host.strip("[]"), int(port), calling, tls, timeout_s)
+        if not (title and host and port.isdecimal() and int(port) in range(1, 2**16)):
+            raise ValueError(f"{text!r}; expected AET@HOST:PORT, a port from 1 to 65535")
+        return cls(checked_title(title), host.strip("[]"), int(port), calling, tls, timeout_s)
 
     @contextmanager
     def associate(
@@ -196,11 +206,24 @@ def dicomweb_client(url: str, session: Session, timeout_s: float = 60.0) -> DICO
     ValueError
         `url` is none, or holds credentials, which would end up in logs.
     """
-    if "@" in urlsplit(url).netloc:
+    if "@" in (url.partition("://")[2] or url).partition("/")[0]:  # also where it is no URL, and would be quoted
         raise ValueError(f"credentials in the URL; expected them in {TOKEN}, or in {USER} and {PASSWORD}")
+    if not _is_base(url):
+        raise ValueError(f"{url!r}; expected http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH")
     client = DICOMwebClient(url, session=session, permissive_uid=True, timeout=(CONNECT_S, timeout_s))
     client.set_http_retry_params(retry=False)
     return client
+
+
+def _is_base(url: str) -> bool:
+    """Whether a path can be appended to a URL so that something may answer there."""
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        return False
+    is_whole = not (parts.query or parts.fragment or re.search(r"\s", url))
+    return parts.scheme in ("http", "https") and has_place and is_whole
 
 
 @contextmanager

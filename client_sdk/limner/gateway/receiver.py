@@ -135,7 +135,7 @@ class Keeper(Protocol):
     """Keeps instances: the journal does, and a pull what it asked for."""
 
     def receive(self, uid: str, study: str, peer: str, content: bytes) -> bool:
-        """Keep an instance for good; return False where it is here already.
+        """Keep an instance for good; return False where it is here already, and nothing changes.
 
         Raises
         ------

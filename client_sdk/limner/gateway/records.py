@@ -55,7 +55,7 @@ class Study:
     given_up
         It failed too often, for the reason given; `Journal.retry` takes it up again.
     revision
-        Number of its instances that have been received so far: it grows where another comes.
+        Grows where another of its instances comes, or a dead one with another content.
     received
         When the last instance came, in seconds since 1970.
     waits, failures, due
