@@ -54,6 +54,7 @@ def to_dict(report: Report) -> dict[str, object]:
         **{verdict: report.count(verdict) for verdict in Verdict},
         "causes": dict(report.causes.most_common()),
         "peak_mib": round(report.peak_mib),
+        "resident_mib": round(report.resident_mib),
         "slowest": [
             {"case": one.case, "seconds": round(one.seconds, 2), "verdict": one.verdict} for one in slowest(report)
         ],
@@ -68,10 +69,11 @@ def slowest(report: Report, most: int = 5) -> list[Outcome]:
 
 def show(reports: list[Report], console: Console) -> None:
     """Print what became of the inputs, for a person."""
-    table = Table("target", *Verdict, "slowest", "memory above base")
+    table = Table("target", *Verdict, "slowest", "memory above base", "resident memory")
     for report in reports:
         counts = [f"{report.count(verdict):,}" for verdict in Verdict]
-        table.add_row(report.target, *counts, f"{slowest(report)[0].seconds:.1f} s", f"{report.peak_mib:.0f} MiB")
+        memory = f"{report.peak_mib:.0f} MiB", f"{report.resident_mib:.0f} MiB"
+        table.add_row(report.target, *counts, f"{slowest(report)[0].seconds:.1f} s", *memory)
     console.print(table)
     for report in reports:
         causes = ", ".join(f"{field} {number:,}" for field, number in report.causes.most_common(12))

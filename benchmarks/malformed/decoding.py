@@ -35,20 +35,20 @@ PROGRAM = (sys.executable, "-m", "benchmarks.malformed.decoding")
 def drive(cases: range, quiet: bool, program: Sequence[str] = PROGRAM) -> Report:
     """Select, de-identify and decode every case."""
     outcomes: list[Outcome] = []
-    peaks = [0.0]
-    answers: Iterator[tuple[Outcome, float]] = iter(())
+    peak = resident = 0.0
+    answers: Iterator[tuple[Outcome, float, float]] = iter(())
     for number in track(cases, NAME, transient=True, disable=quiet):
         answer = next(answers, None)
         if answer is None:  # at first, and where a case has ended the child
             answers = _child(range(number, cases.stop), program)
             answer = next(answers)
         outcomes.append(answer[0])
-        peaks.append(answer[1])
-    return Report(NAME, tuple(outcomes), max(peaks))
+        peak, resident = max(peak, answer[1]), max(resident, answer[2])
+    return Report(NAME, tuple(outcomes), peak, resident_mib=resident)
 
 
-def _child(cases: range, program: Sequence[str]) -> Iterator[tuple[Outcome, float]]:
-    """Yield the outcome of each case, and the memory that it took, until one ends the child."""
+def _child(cases: range, program: Sequence[str]) -> Iterator[tuple[Outcome, float, float]]:
+    """Yield the outcome of each case, the memory that it took and all that was resident, until one ends the child."""
     command = [*program, str(cases.start), str(cases.stop)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         assert child.stdout is not None
@@ -59,14 +59,14 @@ def _child(cases: range, program: Sequence[str]) -> Iterator[tuple[Outcome, floa
                 line = lines.get(timeout=2 * LIMIT_S)
             except Empty:
                 child.kill()
-                yield Outcome(str(malformed(number)), Verdict.VIOLATION, "hangs", 2 * LIMIT_S), 0.0
+                yield Outcome(str(malformed(number)), Verdict.VIOLATION, "hangs", 2 * LIMIT_S), 0.0, 0.0
                 return
             if not line:
-                yield Outcome(str(malformed(number)), Verdict.VIOLATION, f"ended the process: {child.wait()}"), 0.0
+                yield Outcome(str(malformed(number)), Verdict.VIOLATION, f"ended the process: {child.wait()}"), 0.0, 0.0
                 return
             answer = json.loads(line)
             outcome = Outcome(**answer["outcome"])
-            yield replace(outcome, verdict=Verdict(outcome.verdict)), answer["peak_mib"]
+            yield replace(outcome, verdict=Verdict(outcome.verdict)), answer["peak_mib"], answer["resident_mib"]
 
 
 def _pass_on(source: Iterable[str], lines: "Queue[str]") -> None:
@@ -87,7 +87,8 @@ def _work(cases: range) -> None:
             case = malformed(number)
             memory.begin_again()
             outcome = _outcome(case, Path(folder))
-            print(json.dumps({"outcome": asdict(outcome), "peak_mib": memory.peak_mib}), flush=True)
+            answer = {"outcome": asdict(outcome), "peak_mib": memory.peak_mib, "resident_mib": memory.resident_mib}
+            print(json.dumps(answer), flush=True)
 
 
 def _outcome(case: Case, folder: Path) -> Outcome:

@@ -56,12 +56,15 @@ class Report:
         Most resident memory at any moment, above what the process had taken before the first input.
     wrong
         What was wrong with the target itself.
+    resident_mib
+        Most resident memory at any moment, with what the process had before.
     """
 
     target: str
     outcomes: tuple[Outcome, ...]
     peak_mib: float
     wrong: tuple[str, ...] = ()
+    resident_mib: float = 0.0
 
     def count(self, verdict: Verdict) -> int:
         """How many inputs ended so."""
@@ -109,10 +112,15 @@ class Memory:
 
     @property
     def peak_mib(self) -> float:
-        """Of the process and its children."""
+        """Of the process and its children, above what they had at first."""
+        return self.resident_mib - self._before
+
+    @property
+    def resident_mib(self) -> float:
+        """Of the process and its children, all of it."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
-        return own + self._children - self._before
+        return own + self._children
 
     def _of_children(self) -> float:
         return sum(child.memory_info().rss for child in self._process.children(recursive=True)) / _MIB

@@ -49,9 +49,9 @@ def drive(cases: range, quiet: bool, server: LiveServer) -> Report:
             wait_for(lambda: _is_idle(node), limit_s=LIMIT_S * 20 + len(cases), pause_s=1)
             outcomes = modality.outcomes(Journal(node.journal))
             log = node.log_file.read_text()
-            peak = memory.peak_mib
+            peak, resident = memory.peak_mib, memory.resident_mib
     wrong = [line for line in log.splitlines() if " ERROR " in line or "Traceback" in line]
-    return Report("gateway", outcomes, peak, tuple(wrong))
+    return Report("gateway", outcomes, peak, tuple(wrong), resident)
 
 
 class _Modality:

@@ -95,7 +95,7 @@ def _drive(name: str, server: LiveServer, cases: range, call: Callable[[range], 
             wrong.append(f"cases {numbers.start} to {numbers.stop - 1}: {type(error).__name__}: {error}")
         memory.look()
     wrong += [line for line in server.log()[logged:].splitlines() if '"level": "error"' in line]
-    return Report(name, tuple(outcomes), memory.peak_mib, tuple(wrong))
+    return Report(name, tuple(outcomes), memory.peak_mib, tuple(wrong), memory.resident_mib)
 
 
 def _outcome(case: object, error: Failure | None, seconds: float = 0.0) -> Outcome:

@@ -53,7 +53,7 @@ def deidentify_folder(
     folder
         In any arrangement.
     out
-        Made where it is missing; not in `folder`.
+        Made where it is missing, readable by its owner only; not in `folder`.
     names
         Gives pseudonyms and keeps them for the way back.
     retain
@@ -112,7 +112,8 @@ def _deidentify(path: Path, out: Path, names: PseudonymMap, retain: Collection[R
     except ImageError as error:
         raise _UnreadableError(str(error)) from error
     names.save()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    for made in (out, target.parent.parent, target.parent):
+        made.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replace_file(target) as temporary:
         temporary.write_bytes(content)
     return True

@@ -32,7 +32,9 @@ def malformed_slice(number: int) -> cohort_pb2.CohortSlice:
 
 
 def _rename(chance: random.Random, message: cohort_pb2.CohortSlice) -> None:
-    setattr(message, chance.choice(("instance", "subject", "series", "label")), chance.choice(_NAMES))
+    field, name = chance.choice(("instance", "subject", "series", "label")), chance.choice(_NAMES)
+    # The one name that a server takes: as the id of two messages it is a conflict, which says nothing of either.
+    setattr(message, field, f"{name}-{message.instance}" if (field, name) == ("instance", "con") else name)
 
 
 def _relabel(chance: random.Random, message: cohort_pb2.CohortSlice) -> None:

@@ -4,6 +4,7 @@ Healthy slices go with them and have to be served; whatever is refused names its
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 from benchmarks.malformed import decoding, serving
 from benchmarks.malformed.__main__ import TARGETS
 from benchmarks.malformed.outcome import LIMIT_MIB, Outcome, Report, Verdict, refused
+from limner_server.errors import InvalidInputError
+from limner_server.names import check_name
+from tests.e2e.malformed_slices import malformed_slice
 from tests.imaging.malformed import KINDS
 from tests.live import LiveServer
 
@@ -48,6 +52,14 @@ def test_a_case_that_ends_or_holds_its_process_is_told(
     monkeypatch.setattr(decoding, "LIMIT_S", 0.5)
     report = decoding.drive(range(2), True, (sys.executable, "-c", program))
     assert [violation.partition(": ")[2] for violation in report.violations] == [words] * 2
+
+
+def test_no_two_malformed_messages_share_an_id_that_a_server_takes() -> None:
+    ids = Counter(malformed_slice(number).instance for number in range(10_000))
+    for instance, count in ids.items():
+        if count > 1:
+            with pytest.raises(InvalidInputError):
+                check_name("instance", instance, 128)
 
 
 def test_what_may_not_be_is_a_violation() -> None:

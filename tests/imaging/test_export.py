@@ -22,7 +22,7 @@ from limner.imaging import (
 )
 from limner.imaging.files import replace_file
 from tests.imaging.builders import TRANSVERSE, mr_instance
-from tests.imaging.conformance import assert_valid_dicom
+from tests.imaging.conformance import assert_consistent_entities, assert_valid_dicom
 
 MODEL = ModelReference("plane", "3", "ab" * 32)
 IMPORTANCE = Importance(MODEL, "recurrent", "layer3", "cam", 8)
@@ -104,6 +104,24 @@ def test_the_same_result_has_the_same_uid_and_another_does_not(tmp_path: Path) -
         simulated_dicom(tmp_path / f"{index}.dcm", pixels, "a", MODEL, 1.0, note="")
         uids.append(dcmread(tmp_path / f"{index}.dcm").SOPInstanceUID)
     assert uids[0] == uids[1] != uids[2]
+
+
+def test_a_set_of_simulated_images_keeps_to_the_model_of_patients_and_studies(tmp_path: Path) -> None:
+    models = MODEL, replace(MODEL, version="4", digest="cd" * 32)
+    for model in models:
+        for label in ("recurrent", "not recurrent", "récidive", "r_cidive"):
+            for note in ("", "unchecked"):
+                simulated_dicom(tmp_path / f"{model.version}-{label}-{note}.dcm", RAMP, label, model, 1.0, note=note)
+    paths = sorted(tmp_path.iterdir())
+    assert_consistent_entities(paths)
+    # A patient for each name, with a study for each label and model: its images lie side by side.
+    images = [dcmread(path) for path in paths]
+    assert {image.PatientID for image in images} == {
+        "SIMULATED-RECURRENT",
+        "SIMULATED-NOT RECURRENT",
+        "SIMULATED-R_CIDIVE",
+    }
+    assert len({image.StudyInstanceUID for image in images}) == 4 * len(models)
 
 
 @pytest.mark.parametrize("label", ["a^b=c\\d", "é" * 200, "../x", ""])

@@ -17,11 +17,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 REPRODUCE = (ROOT / "docs" / "reproduce.md").read_text()
 REPORTING = (ROOT / "docs" / "reporting.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"^```sh\n(.*?)^```$", REPRODUCE, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-]
+AFTERNOON = (ROOT / "docs" / "gateway.md").read_text().partition("## In an afternoon\n")[2].partition("\n## ")[0]
+
+
+def lines(page: str) -> list[str]:
+    """The command lines of a page."""
+    return [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+
+
+COMMANDS = lines(REPRODUCE)
+OF_THE_AFTERNOON = [line for line in lines(AFTERNOON) if line.startswith("limner ")]
 
 
 def parse(words: list[str]) -> tuple[int, list[str]]:
@@ -42,9 +51,9 @@ def disarm(commands: dict[str, Any], ran: list[str]) -> None:
             command.callback = partial(lambda name, /, **_: ran.append(name), name)
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [*COMMANDS, *OF_THE_AFTERNOON])
 def test_every_command_of_the_walk_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    program, *words = shlex.split(line)
+    program, *words = shlex.split(line.removesuffix(" &"))
     code, ran = parse(words)
     assert (program, code, capsys.readouterr().err) == ("limner", 0, "")
     assert len(ran) == 1
@@ -53,6 +62,11 @@ def test_every_command_of_the_walk_parses(line: str, capsys: pytest.CaptureFixtu
 def test_the_walk_goes_from_labels_to_the_report() -> None:
     ran = [name for line in COMMANDS for name in parse(shlex.split(line)[1:])[1]]
     assert list(dict.fromkeys(ran)) == ["import", "labels", "start", "simulate", "report"]
+
+
+def test_the_afternoon_goes_from_a_cohort_to_the_report() -> None:
+    ran = [name for line in OF_THE_AFTERNOON for name in parse(shlex.split(line.removesuffix(" &"))[1:])[1]]
+    assert ran == ["phantom", "import", "start", "promote", "run", "status", "show", "pull"]
 
 
 def test_a_command_that_is_none_does_not_parse() -> None:

@@ -115,6 +115,15 @@ def test_a_selection_tells_the_decision_and_every_verdict_when_asked(limner: Run
     assert {rule["rule"] for rule in second["rules"] if not rule["passed"]} == {"echo time"}
 
 
+def test_a_selection_from_a_folder_without_dicom_is_wrong_input(limner: Run, tmp_path: Path) -> None:
+    error = f"error: folder is {tmp_path}; expected a folder with DICOM images, of which none was found\n"
+    assert limner("select", tmp_path) == (2, "", error)
+    (tmp_path / "notes.txt").write_text("notes")
+    assert limner("select", tmp_path) == (2, "", f"left out: {tmp_path / 'notes.txt'}: not DICOM\n{error}")
+    code, out, err = limner("select", tmp_path, "--json")
+    assert (code, json.loads(out)["series"], err) == (2, [], error)
+
+
 def test_the_defaults_are_a_file_to_start_from(limner: Run, phantom: Path, tmp_path: Path) -> None:
     _, text, _ = limner("select", "--defaults")
     rules = tmp_path / "rules.yaml"

@@ -42,6 +42,7 @@ def test_real_images_leave_as_the_series_that_they_were(names: PseudonymMap, tmp
     assert {one.patient_id for one in after} == {Pseudonymiser(KEY).subject(one.patient_id) for one in before}
     places = {path.relative_to(tmp_path / "out").parts[:2] for path in (tmp_path / "out").rglob("*.dcm")}
     assert places == {(one.patient_id, one.series_uid) for one in after}
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").glob("**/")} == {0o700}
 
 
 def test_the_map_leads_back(names: PseudonymMap, tmp_path: Path) -> None:
@@ -125,6 +126,20 @@ def test_the_command_says_what_it_did_and_where_the_map_is(tmp_path: Path) -> No
     fields = json.loads(ended.stdout)
     assert (ended.returncode, fields["written"], len(fields["failed"])) == (1, 2, 1)
     assert fields["failed"][0]["name"] == str(source / "text.dcm")
+
+
+def test_a_folder_without_dicom_is_wrong_input(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "notes.txt").write_text("notes")
+    again = command(source, "--out", out, "--key", tmp_path / "site.key")
+    ended = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        f"left out: {source / 'notes.txt'}: not DICOM",
+        f"error: folder is {source}; expected a folder with DICOM images, of which none was found",
+    ]
+    assert not out.exists()
 
 
 def test_a_run_that_is_killed_is_resumed_and_no_output_is_without_its_names(tmp_path: Path) -> None:

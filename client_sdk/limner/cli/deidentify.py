@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from limner.cli.common import FAILED, AsJson, note, print_json, progress_bar
+from limner.cli.rules import no_dicom
 from limner.cohort_import import default_key_file
 from limner.deidentified_folder import deidentify_folder
 from limner.imaging import load_or_create_key
@@ -16,7 +17,7 @@ from limner.imaging.pseudonym_map import PseudonymMap
 
 def deidentify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of DICOM, in any arrangement.")],
-    out: Annotated[Path, typer.Option(help="Where to write, outside DIR; made if need be.")],
+    out: Annotated[Path, typer.Option(help="Where to write, outside DIR; made if need be, for its owner only.")],
     retain: Annotated[
         list[Retain] | None,
         typer.Option(
@@ -62,8 +63,10 @@ def deidentify(
                 "map": str(names.path),
             }
         )
-    else:
+    elif done.written or done.unchanged or done.failed:
         counts = f"{done.written} images written, {done.unchanged} there already, {len(done.failed)} failed"
         note(f"{counts}; who is who: {names.path}, which stays here")
     if done.failed:
         raise typer.Exit(FAILED)
+    if not (done.written or done.unchanged):
+        raise no_dicom(folder)

@@ -11,8 +11,10 @@ import typer
 
 from limner.cli.common import note, progress_bar
 from limner.cohort_import import FolderSurvey, survey_folder
+from limner.errors import LimnerError, invalid_input
 from limner.image_files import chosen_frames, each_frame, find_files
 from limner.images import Image
+from limner.imaging.errors import ImageError
 from limner.imaging.headers import NOT_DICOM
 from limner.imaging.rules import SelectionRules
 
@@ -59,6 +61,11 @@ def read_folder(folder: Path, rules: SelectionRules) -> FolderSurvey:
     with progress_bar() as bar:
         task = bar.add_task("reading headers", total=sum(len(names) for _, _, names in os.walk(folder)))
         return survey_folder(folder, rules, progress=lambda: bar.advance(task))
+
+
+def no_dicom(folder: Path) -> LimnerError:
+    """Return the error of a folder that holds no image."""
+    return invalid_input(ImageError("folder", folder, "a folder with DICOM images, of which none was found"))
 
 
 def survey_fields(survey: FolderSurvey) -> dict[str, Any]:

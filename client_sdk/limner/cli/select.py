@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from limner.cli.common import AsJson, make_table, note, out, print_json, print_table
-from limner.cli.rules import Rules, read_folder, rules_of, survey_fields
+from limner.cli.rules import Rules, no_dicom, read_folder, rules_of, survey_fields
 from limner.cohort_import import FolderSurvey
 from limner.imaging.selection import Decision, Verdict
 
@@ -43,9 +43,13 @@ def select(
     survey = read_folder(folder, rules_of(rules))
     if as_json:
         print_json(survey_fields(survey))
+    else:
+        for path, reason in survey.unreadable:
+            note(f"left out: {path}: {reason}")
+    if not survey.decisions:
+        raise no_dicom(folder)
+    if as_json:
         return
-    for path, reason in survey.unreadable:
-        note(f"left out: {path}: {reason}")
     if explain:
         for decision in survey.decisions:
             _explain(decision)

@@ -125,7 +125,8 @@ def simulated_dicom(
         patient_orientation=("L", "P"),
         patient_id=f"SIMULATED-{name}",
         patient_name=f"SIMULATED^{name}",
-        study_instance_uid=generate_uid(entropy_srcs=[SIMULATED_MARK, str(model)]),
+        # A study has one patient (PS3.3 A.1.2), here the class.
+        study_instance_uid=generate_uid(entropy_srcs=[SIMULATED_MARK, str(model), label]),
         series_instance_uid=generate_uid(entropy_srcs=[*identity, "series"]),
         sop_instance_uid=generate_uid(entropy_srcs=[*identity, "instance"]),
         series_number=1,
