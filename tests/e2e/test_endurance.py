@@ -3,7 +3,10 @@
 What is timed there is not judged here; what must hold whatever the machine, is.
 """
 
+import os
 from pathlib import Path
+
+import pytest
 
 from benchmarks import overload, rolling, server_kills, soak
 from benchmarks.load import OK, OTHER, REFUSED, REFUSED_WITHOUT_PUSHBACK
@@ -36,7 +39,15 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert outcome.acknowledged.calls["scorings"]
 
 
-def test_a_mixed_load_goes_without_a_fault(tmp_path: Path) -> None:
-    outcome = soak.soak(tmp_path, soak.Plan(seconds=8, sample_s=0.5))
+@pytest.mark.timeout(600)
+def test_a_mixed_load_goes_without_a_fault_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Eight seconds of it, and five minutes in CI, where memory, threads, descriptors and files are to stay as well."""
+    long = bool(os.environ.get("CI"))
+    outcome = soak.soak(tmp_path, soak.Plan(seconds=300 if long else 8, sample_s=0.5))
     assert outcome.faults == []
     assert set(outcome.done) >= {"scorings", "streams", "streams left", "explanations", "imports", "errors"}
+    if long:
+        assert outcome.growth(lambda sample: sample.resident) < 1.1
+        assert outcome.growth(lambda sample: sample.threads) < 1.1
+        assert outcome.growth(lambda sample: sample.descriptors) < 1.1
+        assert outcome.growth(lambda sample: sample.strays) <= 1
