@@ -36,28 +36,35 @@ if TYPE_CHECKING:
     from limner.gateway.pull.query import Query
     from limner.gateway.pull.sources import Source
 
+DicomwebUrl = Annotated[
+    str,
+    typer.Option(
+        "--dicomweb",
+        metavar="URL",
+        help="Pull from there by DICOMweb; credentials: LIMNER_DICOMWEB_TOKEN, or LIMNER_DICOMWEB_USER and …_PASSWORD.",
+    ),
+]
+QueryTerms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--query", metavar="KEYWORD=VALUE", help="Studies that match all terms: *, ? and ranges of dates will do."
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Refuse to pull more studies than this.")]
+LIMIT = 500
+
 
 def pull(
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[KEYWORD=VALUE]...", help="Further terms of --query.")
     ] = None,
-    dicomweb: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            help="Pull from there by DICOMweb; credentials: LIMNER_DICOMWEB_TOKEN, or LIMNER_DICOMWEB_USER and "
-            "…_PASSWORD.",
-        ),
-    ] = "",
+    dicomweb: DicomwebUrl = "",
     pacs: Annotated[str, typer.Option(metavar="AET@HOST:PORT", help="Pull from there by C-FIND and C-GET.")] = "",
     move: Annotated[
         bool, typer.Option("--move", help="C-MOVE in place of C-GET: the PACS calls --aet here, on --host and --port.")
     ] = False,
     study: Annotated[list[str] | None, typer.Option(metavar="UID", help="StudyInstanceUID; again for another.")] = None,
-    query: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEYWORD=VALUE", help="Studies that match all terms: *, ? and ranges of dates will do."),
-    ] = None,
+    query: QueryTerms = None,
     work_list: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Study UIDs or accession numbers, one a line or in a column of a CSV."),
@@ -75,7 +82,7 @@ def pull(
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Fetches at a time.")] = 4,
     retries: Annotated[int, typer.Option(min=0, help="How often to ask again where nobody answers.")] = 4,
     timeout_s: Annotated[float, typer.Option(min=1, help="How long an answer may take.")] = 60,
-    limit: Annotated[int, typer.Option(min=1, help="Refuse to pull more studies than this.")] = 500,
+    limit: Limit = LIMIT,
     ae_title: AeTitle = AE_TITLE,
     host: Annotated[str, typer.Option(help="With --move: address to listen on.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="With --move: TCP port.")] = PORT,

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +26,12 @@ from limner.cli.common import (
     print_json,
     progress_bar,
 )
+from limner.cli.pull import LIMIT, DicomwebUrl, Limit, QueryTerms, pull
 from limner.cli.rules import Rules
 from limner.errors import LimnerError
 from limner.scoring.merge import merge as merge_parts
 from limner.scoring.plan import list_images, make_folder
-from limner.scoring.run import ITEMS, LEFT_OUT, ROWS
+from limner.scoring.run import ITEMS, LEFT_OUT, ROWS, read_run
 from limner.types import ImportanceMethod, ScoreOptions, Scores, TableFormat
 
 # Between two lines about how far it is, where nobody looks at a bar.
@@ -42,13 +44,18 @@ Format = Annotated[TableFormat, typer.Option("--format", help="Of the tables; pa
 
 def score(
     model: ModelArgument,
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...", help="Folders, files of DICOM or NIfTI, quoted patterns, manifests (.csv, .parquet)."
-        ),
-    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results: new, or that of the run to resume.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders, files of DICOM or NIfTI, quoted patterns, manifests (.csv, .parquet); with --dicomweb "
+            "further terms of --query.",
+        ),
+    ] = None,
+    dicomweb: DicomwebUrl = "",
+    query: QueryTerms = None,
+    limit: Limit = LIMIT,
     table_format: Format = DEFAULT.format,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in DIR, from wherever it stopped; else begin it.")
@@ -89,11 +96,15 @@ def score(
     Pixels alone are sent. Results are kept as they come: after Ctrl-C, a crash or a lost server the same command with
     --resume goes on, and the tables are those of an undisturbed run. It ends with 1 where an image failed.
 
+    With --dicomweb the source is a query: what it finds is pulled as by `limner pull`, with names and all, into a
+    folder beside DIR that is made for its owner only, and once all of it is there, that folder is scored.
+
     \b
     Examples:
       limner score cervix mri/ --out scores
       limner score cervix "nifti/**/*.nii.gz" --out scores --format parquet --resume
       limner score cervix manifest.csv --out part-3 --shard 3/16
+      limner score cervix --dicomweb https://pacs.example/dicom-web --query StudyDate=20240101- --out scores --resume
       limner merge scores part-*
     """  # noqa: D301  \b keeps the lines apart
     index, shards = _shard(shard)
@@ -114,12 +125,19 @@ def score(
         readers=readers,
         patience_s=patience,
     )
+    if query and not dicomweb:
+        raise typer.BadParameter("goes with --dicomweb", param_hint="--query")
+    named = [*(query or ()), *(sources or ())]
+    if not named:
+        raise typer.BadParameter("needed, or --dicomweb and --query", param_hint="SOURCE...")
+    if dicomweb:
+        named = [_pulled(dicomweb, named, out, options, limit)]
     with _watch(out) as watch:
         if dry_run:
-            _show_plan(sources, out, options, watch, as_json)
+            _show_plan(named, out, options, watch, as_json)
             return
         with connect(server) as client:
-            scores = client.score(model, sources, out, options, progress=watch.tell)
+            scores = client.score(model, named, out, options, progress=watch.tell)
     _show(scores, table_format, as_json)
 
 
@@ -141,6 +159,21 @@ def _shard(text: str) -> tuple[int, int]:
     if not found or int(found[1]) >= int(found[2]):
         raise typer.BadParameter(f"{text!r}; expected I/N with I from 0 to N - 1", param_hint="--shard")
     return int(found[1]), int(found[2])
+
+
+def _pulled(url: str, terms: list[str], out: Path, options: ScoreOptions, limit: int) -> str:
+    """Return the folder of a query, once everything that it finds is there.
+
+    It is named by the query, so that shards share it and a run goes on with no other. A run that has begun has all that
+    it scores: what the PACS has got since would change it.
+    """
+    digest = sha256(repr((url, sorted(terms))).encode()).hexdigest()
+    folder = out.resolve().parent / f"dicom-{digest[:12]}"
+    make_folder(out)
+    note(f"images of the query are kept in {folder}")
+    if read_run(out) is None:
+        pull(dicomweb=url, query=terms, rules=options.rules, all_series=options.every_slice, out=folder, limit=limit)
+    return str(folder)
 
 
 class _Watch:
