@@ -11,16 +11,15 @@ import logging
 import os
 import re
 import shutil
-import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from limner.gateway.arrivals import Arrival, Arrivals
 from limner.gateway.database import Database, JournalError
 from limner.gateway.locks import claim, claimant, shared_folder, whole_folder
 from limner.gateway.records import DEAD, SCHEMA, VERSION, Commitment, Instance, State, Study, Totals
@@ -37,21 +36,6 @@ _INSTANCES = (
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Arrival:
-    """An instance whose file is on the disk; `new` is None until its row is, too.
-
-    One that `corrects` takes the place of a dead one.
-    """
-
-    uid: str
-    study: str
-    peer: str
-    received: float
-    corrects: bool = False
-    new: bool | None = None
 
 
 class Journal:
@@ -77,8 +61,7 @@ class Journal:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = Database(folder / FILE, SCHEMA, VERSION)
         self._claim: TextIO | None = None
-        self._arrivals: deque[_Arrival] = deque()
-        self._committing = threading.Lock()
+        self._arrivals = Arrivals(self._database)
         self._correcting = threading.Lock()
 
     def close(self) -> None:
@@ -133,14 +116,14 @@ class Journal:
         OSError
             When it cannot be written; its number is ENOSPC where the disk is full, or full enough.
         """
-        arrival = _Arrival(uid, study, peer, time.time())
+        arrival = Arrival(uid, study, peer, time.time())
         if self.locate(uid):
             with self._correcting:
                 arrival.corrects = self._is_corrected(arrival, content)
                 return arrival.corrects and self._write(arrival, content)
         return self._write(arrival, content)
 
-    def _is_corrected(self, arrival: _Arrival, content: bytes) -> bool:
+    def _is_corrected(self, arrival: Arrival, content: bytes) -> bool:
         """Whether an instance that is kept is dead, and comes with another content now."""
         for kept in self._instances("instances.uid = ? AND kept", arrival.uid):
             file = self.instance_file(kept.study, kept.uid)
@@ -157,36 +140,18 @@ class Journal:
                 )
         return False
 
-    def _write(self, arrival: _Arrival, content: bytes) -> bool:
+    def _write(self, arrival: Arrival, content: bytes) -> bool:
         path = self.instance_file(arrival.study, arrival.uid)
         if shutil.disk_usage(self._folder).free - len(content) < self._min_free_bytes:
             raise OSError(errno.ENOSPC, f"less than {self._min_free_bytes / 2**30:.3g} GiB would be free")
         with shared_folder(path.parent) as descriptor:
             if arrival.corrects:  # a crash leaves what can be found dead again, and so corrected
-                self._note(replace(arrival))
+                self._arrivals.note(replace(arrival))
             with replace_file(path, private=True) as temporary:
                 temporary.write_bytes(content)
                 flush(temporary)
             os.fsync(descriptor)
-            return self._note(arrival)
-
-    def _note(self, arrival: _Arrival) -> bool:
-        """Commit an arrival, and with it all that wait meanwhile: the disk is waited for once for all of them."""
-        self._arrivals.append(arrival)
-        with self._committing:
-            if arrival.new is None:
-                waiting = list(self._arrivals)
-                try:
-                    with self._database.transaction() as connection:
-                        new = [_insert(connection, one) for one in waiting]
-                except BaseException:
-                    self._arrivals.remove(arrival)  # the others try it themselves
-                    raise
-                for one, is_new in zip(waiting, new, strict=True):
-                    one.new = is_new
-                    self._arrivals.popleft()
-        assert arrival.new is not None  # noqa: S101 - set by this thread or by another
-        return arrival.new
+            return self._arrivals.note(arrival)
 
     def holds(self, uid: str) -> bool:
         """Whether an instance was ever received, if only to be removed since."""
@@ -484,29 +449,6 @@ class Journal:
             *values,
         )
         return [Commitment.of(row) for row in rows]
-
-
-def _insert(connection: sqlite3.Connection, arrival: _Arrival) -> bool:
-    """Note an instance; return whether it is new, or corrects one."""
-    known = connection.execute("SELECT kept FROM instances WHERE uid = ?", (arrival.uid,)).fetchone()
-    if known and not arrival.corrects:  # by another association at the same time, or removed since it was scored
-        connection.execute("UPDATE instances SET kept = TRUE WHERE uid = ? AND study = ?", (arrival.uid, arrival.study))
-        connection.execute("UPDATE studies SET received = ? WHERE uid = ?", (arrival.received, arrival.study))
-        return False
-    connection.execute(
-        "INSERT OR IGNORE INTO studies VALUES (NULL, ?, ?, FALSE, 0, 0, 0, 0, 0, '', '')", (arrival.study, State.OPEN)
-    )
-    connection.execute(
-        "INSERT INTO instances VALUES (?, ?, ?, ?, TRUE, FALSE, 0, '')"
-        " ON CONFLICT (uid) DO UPDATE SET kept = TRUE, reason = ''",
-        (arrival.uid, arrival.study, arrival.peer, arrival.received),
-    )
-    connection.execute(
-        "UPDATE studies SET state = ?, given_up = FALSE, revision = revision + 1, received = ?, waits = 0,"
-        " failures = 0, due = 0, reason = '' WHERE uid = ?",
-        (State.OPEN, arrival.received, arrival.study),
-    )
-    return True
 
 
 def _pause_s(waits: int) -> float:
