@@ -2,9 +2,8 @@
 
 import re
 
+from limner.names import NAME
 from limner_server.errors import InvalidInputError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def check_name(field: str, value: str, longest: int = 64) -> str:
@@ -15,7 +14,7 @@ def check_name(field: str, value: str, longest: int = 64) -> str:
     InvalidInputError
         Naming `field` and the rule.
     """
-    if len(value) > longest or not _NAME.fullmatch(value):
+    if len(value) > longest or not re.fullmatch(NAME, value):
         raise InvalidInputError(
             field, value, f"1 to {longest} letters, digits, '.', '_' and '-', a letter or digit first"
         )

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -194,7 +193,12 @@ def test_a_correction_that_a_crash_cuts_short_can_come_again(journal: Journal, m
     receive(journal, "1.2.1")
     scored(journal, dead={"1.2.1": "corrupt"})
     for flushes in (0, 1):  # before the file is in its place, and after
-        crash = Mock(side_effect=[*[None] * flushes, OSError("crash")])
+        left = iter(range(flushes))
+
+        def crash(_descriptor: int, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError("crash")
+
         with monkeypatch.context() as patched:
             patched.setattr("os.fsync", crash)
             with pytest.raises(OSError, match="crash"):

@@ -76,6 +76,11 @@ class Held(Generic[T]):
         assert self.free.wait(10)
         return result
 
+    async def entered(self) -> None:
+        """Wait for the first call."""
+        while not self.calls:  # noqa: ASYNC110 - threads set no event
+            await asyncio.sleep(0.01)
+
 
 def test_a_name_in_use_is_looked_up_once_for_all_who_ask(
     pool: ModelPool, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -121,8 +126,7 @@ def test_a_name_that_nobody_knew_is_looked_up_by_each_who_asks(
     async def go() -> None:
         numbers.free.clear()
         early = asyncio.create_task(pool.resolve("new"))
-        while not numbers.calls:  # noqa: ASYNC110 - threads set no event
-            await asyncio.sleep(0.01)
+        await numbers.entered()
         publish_identity(tmp_path / "models", "new", size=32)
         late = asyncio.create_task(pool.resolve("new"))
         await asyncio.sleep(0)
@@ -145,8 +149,7 @@ def test_what_was_looked_up_before_a_promotion_is_not_kept(
     async def go() -> None:
         aliases.free.clear()
         early = asyncio.create_task(pool.resolve("identity"))
-        while not aliases.calls:  # noqa: ASYNC110 - threads set no event
-            await asyncio.sleep(0.01)
+        await aliases.entered()
         await pool.promote(Version("identity", 1), "production")
         aliases.free.set()
         assert await early == Version("identity", 2)

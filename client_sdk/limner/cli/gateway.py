@@ -27,14 +27,14 @@ from limner.cli.nodes import (
 )
 from limner.cli.rules import Rules, rules_of
 from limner.gateway.kinds import DEFAULT, Kind
+from limner.names import NAME
 
 if TYPE_CHECKING:
     from limner.gateway.destinations import Destination
     from limner.gateway.limits import Peer
     from limner.gateway.receiver import Tls
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_MODEL = re.compile(f"{_NAME}(:{_NAME})?")
+_MODEL = re.compile(f"{NAME}(:{NAME})?")
 
 app = typer.Typer(
     no_args_is_help=True,
