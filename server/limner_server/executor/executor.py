@@ -6,6 +6,8 @@ decided by `batcher`; what a forward pass is, by the engine. Knows nothing of gR
 
 import logging
 import math
+import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +25,9 @@ from limner_server.executor.batcher import Batcher, Decision, Ticket
 from limner_server.executor.engine import LARGEST, Arrays, Engine, Item, Operation, OutOfMemory, Output
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int16), np.dtype(np.float32))
+
+_LANE_NICENESS = 5
+"""Lanes yield to the threads that receive, refuse and answer calls: the busier a server is, the more it needs those."""
 
 log = logging.getLogger(__name__)
 
@@ -269,6 +274,8 @@ class Executor:
     def _work(self) -> None:
         """Serve one lane until the executor is closed."""
         wanted: Sequence[_Call] = ()
+        if sys.platform == "linux":  # where it is this thread's alone
+            os.nice(_LANE_NICENESS)
         try:
             staging = self._engine.staging(self._batch_size, self._grid_size)
             while (decision := self._next()) is not None:

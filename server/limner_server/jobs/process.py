@@ -17,6 +17,9 @@ from limner_server.telemetry import logs
 LEAVE_OFF = b"leave off\n"
 """What a server that is about to go says on the leash."""
 
+_NICENESS = 10
+"""A job yields to the calls of the server that runs it, the forward passes of their images among them."""
+
 _FAILED = 1
 _LEASH_CUT = 3
 _LEFT_OFF = 4
@@ -59,6 +62,7 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     with its own words; any other exception leaves its traceback in the job's log. After a failure the exit status is 1,
     by which torchrun knows that it has to end the other processes of the job.
     """
+    os.nice(_NICENESS)
     folder = Path(sys.argv[1])
     logs.configure("info", job=folder.name)
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.server.executor.numpy_engine import NumpyEngine
 
 SIZE = 4
 PATIENCE_S = 20.0
+LEAST_PRIORITY = 19
 
 
 @pytest.fixture
@@ -140,6 +142,20 @@ def test_two_lanes_run_side_by_side_and_share_what_waits():
     assert [logit(future) for future in futures] == [1, 2, 3, 4, 5]
     executor.close()
     assert engine.closed
+
+
+def test_lanes_yield_to_the_threads_that_answer_calls():
+    class Watched(NumpyEngine):
+        niceness = 0
+
+        def staging(self, images: int, grid_size: int) -> NDArray[np.float32]:
+            self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return super().staging(images, grid_size)
+
+    engine = Watched()
+    Executor(engine, SIZE, max_batch_size=4, max_queue_delay_s=0.0, max_queue_images=8).close()
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert own < engine.niceness or own == LEAST_PRIORITY
 
 
 def test_lane_that_dies_closes_the_executor_when_the_others_are_done():

@@ -1,5 +1,7 @@
 """The leash of a job: who started it holds the other end, where there is one."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -41,3 +43,14 @@ run_job(main)
     assert ended.returncode == 1
     assert said in ended.stdout
     assert "secret" not in ended.stdout
+
+
+def test_a_job_yields_to_the_server_that_runs_it() -> None:
+    program = """
+import os
+from limner_server.jobs.process import run_job
+run_job(lambda folder, reporter: reporter.result({"niceness": os.nice(0)}))
+"""
+    command = [sys.executable, "-c", program, "folder"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True)
+    assert json.loads(ended.stdout)["result"]["niceness"] == min(os.nice(0) + 10, 19)
