@@ -3,6 +3,7 @@
 What takes a connection or a model to find out is found by the start itself.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ def problems(settings: Settings) -> list[str]:
         *_unwritable("model-repository", settings.model_repository),
         *_missing("weights-dir", settings.weights_dir),
         *_database(settings),
-        *_port(settings),
+        *_ports(settings),
     ]
     # torch takes seconds to import, and where nothing else is wrong the start will look.
     return [*found, *_device(settings)] if found else []
@@ -48,12 +49,19 @@ def _database(settings: Settings) -> Iterator[str]:
             yield str(error)
 
 
-def _port(settings: Settings) -> Iterator[str]:
-    try:
-        with reserved_port(settings.host, settings.port):
-            pass
-    except OSError as error:
-        yield str(error)
+def _ports(settings: Settings) -> Iterator[str]:
+    places = {
+        "port": (settings.host, settings.port),
+        "health-port": (settings.host, settings.health_port),
+        "metrics-port": (settings.metrics_host, settings.metrics_port),
+    }
+    with contextlib.ExitStack() as held:  # all at once, so that no two of them are one
+        for flag, (host, port) in places.items():
+            try:
+                if port is not None:
+                    held.enter_context(reserved_port(host, port))
+            except OSError as error:
+                yield f"--{flag}: {error}"
 
 
 def _device(settings: Settings) -> Iterator[str]:

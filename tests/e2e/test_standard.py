@@ -117,7 +117,19 @@ def test_what_is_wrong_with_the_surroundings_is_all_listed(server: LiveServer, t
 def test_a_taken_port_is_one_clear_line(server: LiveServer, tmp_path: Path) -> None:
     port = server.address.rpartition(":")[2]
     ended = run(f"--port={port}", f"--data-dir={tmp_path}", f"--model-repository={tmp_path}")
-    assert_listed(ended, f"cannot listen on 127.0.0.1:{port}")
+    assert_listed(ended, f"--port: cannot listen on 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ports_that_are_taken_or_named_twice_are_all_listed(server: LiveServer, tmp_path: Path, workers: int) -> None:
+    taken, port = server.address.rpartition(":")[2], free_port()
+    ports = (f"--port={port}", f"--health-port={port}", f"--metrics-port={taken}", f"--workers={workers}")
+    ended = run(*ports, f"--data-dir={tmp_path}", f"--model-repository={tmp_path}")
+    assert_listed(
+        ended,
+        f"--health-port: cannot listen on 127.0.0.1:{port}",
+        f"--metrics-port: cannot listen on 127.0.0.1:{taken}",
+    )
 
 
 def test_models_that_cannot_be_loaded_at_the_start_are_all_named(tmp_path: Path) -> None:
