@@ -152,6 +152,19 @@ def test_the_audit_log_says_who_did_what(plain_server: LiveServer, clients: Clie
     assert (table.count("\n"), table.count("token:ada"), table.count(f" {cohort} ")) == (2, 1, 1)
 
 
+def test_a_call_has_a_row_of_each_thing_that_it_names(plain_server: LiveServer, clients: Clients, model: str) -> None:
+    clients["ada"].promote_model(f"{model}:1", "trial")
+    with pytest.raises(LimnerError):
+        clients["ada"].delete_cohort("x" * 5000)
+    rows = [json.loads(line) for line in audit(plain_server, "--json", "--principal=token:ada").splitlines()]
+    told = [(row["method"].partition("/")[2], row["target"]) for row in rows]
+    assert {("StartTraining", "hers"), ("StartTraining", model)} <= set(told)
+    promoted = [("PromoteModel", f"{model}:1"), ("PromoteModel", f"{model}:trial")]
+    assert told[-3:] == [*promoted, ("DeleteCohort", "x" * 200)], "no name that is taken is as long"
+    of_the_alias = audit(plain_server, "--json", f"--target={model}:trial").splitlines()
+    assert [json.loads(line)["principal"] for line in of_the_alias] == ["token:ada"]
+
+
 def audit(server: LiveServer, *flags: str) -> str:
     command = [sys.executable, "-m", "limner_server", "audit", f"--data-dir={server.data_dir}", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
