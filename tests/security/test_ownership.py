@@ -1,7 +1,6 @@
 """Whose things are: who made them may change them, and admins may; others use them. Who did what is written down."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -180,6 +179,17 @@ def test_the_audit_shows_what_callers_wrote_as_text(tmp_path: Path) -> None:
     assert told == ["[/]", "[red]blood", "\ufffd[2Jgone\ufffdnext"]
 
 
+def test_the_audit_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    entry = AuditEntry(
+        "ipv6:[::1]:50000", "ModelService/PromoteModel", "cervix:production", "OK", "0" * 32, "token:ada"
+    )
+    AuditLog(open_database(f"sqlite:///{tmp_path / 'limner.sqlite'}")).add(entry)
+    ended = audit_by_hand(f"--data-dir={tmp_path}")
+    (row,) = ended.stdout.splitlines()[1:]
+    shown = [entry.principal, entry.method, entry.target, entry.status, entry.peer, entry.request_id]
+    assert row.split()[1:] == shown
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -195,8 +205,7 @@ def test_the_audit_of_a_database_that_cannot_be_read_says_so_in_a_line(url: str,
 
 def audit_by_hand(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "limner_server", "audit", *flags]
-    wide = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_audit_of_no_server_says_so(tmp_path: Path) -> None:
