@@ -5,17 +5,22 @@ What takes a connection or a model to find out is found by the start itself.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from limner_server.errors import LimnerError
 from limner_server.settings import Settings
 from limner_server.workers import reserved_port
 
+_NEAR = 0.9
+"""Likeness of a name to the one that was meant; Kubernetes' LIMNER_SERVICE_PORT has 0.84 of LIMNER_METRICS_PORT."""
+
 
 def problems(settings: Settings) -> list[str]:
     """Return a sentence for each thing that is wrong: what, what was found, and what was expected."""
     found = [
+        *_misspelt(os.environ),
         *_unwritable("data-dir", settings.data_dir),
         *_unwritable("model-repository", settings.model_repository),
         *_missing("weights-dir", settings.weights_dir),
@@ -24,6 +29,16 @@ def problems(settings: Settings) -> list[str]:
     ]
     # torch takes seconds to import, and where nothing else is wrong the start will look.
     return [*found, *_device(settings)] if found else []
+
+
+def _misspelt(environment: Iterable[str]) -> Iterator[str]:
+    """A variable that is nearly a setting's; what else begins like one may be a client's, or Kubernetes'."""
+    prefix = str(Settings.model_config["env_prefix"])
+    known = [prefix + field.upper() for field in Settings.model_fields]
+    for name in sorted(environment):
+        if name.startswith(prefix) and name.upper() not in known:
+            for near in get_close_matches(name.upper(), known, 1, _NEAR):
+                yield f"{name} in the environment is no setting; expected {near}"
 
 
 def _unwritable(flag: str, folder: Path) -> Iterator[str]:

@@ -101,6 +101,17 @@ def test_settings_that_are_wrong_by_themselves_are_all_listed() -> None:
     assert "99999" in ended.stderr
 
 
+def test_a_misspelt_variable_is_listed_and_a_clients_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LIMNER_MODEL_SIGNING_KEYS", "LIMNER_ACESS", "LIMNER_TLS_CA", "LIMNER_SERVER", "LIMNER_SERVICE_PORT"):
+        monkeypatch.setenv(name, "x")
+    ended = run("--port=0", f"--data-dir={tmp_path}", f"--model-repository={tmp_path}")
+    assert_listed(
+        ended,
+        "LIMNER_ACESS in the environment is no setting; expected LIMNER_ACCESS",
+        "LIMNER_MODEL_SIGNING_KEYS in the environment is no setting; expected LIMNER_MODEL_SIGNING_KEY",
+    )
+
+
 def test_what_is_wrong_with_the_surroundings_is_all_listed(server: LiveServer, tmp_path: Path) -> None:
     port = server.address.rpartition(":")[2]
     (tmp_path / "file").touch()
