@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from limner_server.state.audit import AuditEntry
 
 _DEFAULTS = Settings.model_fields
+_WIDE = 2000
+"""Characters; more than a line of the audit log has."""
 
 
 def _config(name: str) -> SettingsConfigDict:
@@ -62,8 +64,8 @@ class Audit(BaseSettings):
         for row in rows:
             # A target is its caller's text: no markup of rich's, and nothing for the terminal to obey.
             table.add_row(*(Text(_printable(value) or "-") for value in row))
-        console = Console(soft_wrap=True)
-        console.print(table, crop=False, no_wrap=True)
+        console = Console(width=_WIDE)  # else columns are cut to the terminal, or in a pipe to 80 characters
+        console.print(table, soft_wrap=True)
 
     def _entries(self) -> "list[AuditEntry]":
         """Read the entries, newest first; ends the process where that cannot be done."""

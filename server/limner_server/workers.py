@@ -41,11 +41,15 @@ def supervise(settings: Settings, announce: Announce) -> None:
     """
     logs.configure(settings.log_level)
     try:
-        with reserved_port(settings.host, settings.port) as port:
+        with contextlib.ExitStack() as held:
+            port = held.enter_context(reserved_port(settings.host, settings.port))
+            found = {"port": port}
+            if settings.health_port is not None:
+                found["health_port"] = held.enter_context(reserved_port(settings.host, settings.health_port))
             pages, metrics_port = WorkerPages(), None
             if settings.metrics_port is not None:
                 metrics_port = _serve_metrics(settings.metrics_host, settings.metrics_port, pages)
-            supervisor = _Supervisor(settings.model_copy(update={"port": port}), pages)
+            supervisor = _Supervisor(settings.model_copy(update=found), pages)
             status = asyncio.run(supervisor.run(lambda: announce(port, metrics_port)))
     except OSError as error:
         sys.exit(f"limner-server: {error}")

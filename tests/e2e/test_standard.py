@@ -101,6 +101,17 @@ def test_settings_that_are_wrong_by_themselves_are_all_listed() -> None:
     assert "99999" in ended.stderr
 
 
+def test_a_misspelt_variable_is_listed_and_a_clients_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LIMNER_MODEL_SIGNING_KEYS", "LIMNER_ACESS", "LIMNER_TLS_CA", "LIMNER_SERVER", "LIMNER_SERVICE_PORT"):
+        monkeypatch.setenv(name, "x")
+    ended = run("--port=0", f"--data-dir={tmp_path}", f"--model-repository={tmp_path}")
+    assert_listed(
+        ended,
+        "LIMNER_ACESS in the environment is no setting; expected LIMNER_ACCESS",
+        "LIMNER_MODEL_SIGNING_KEYS in the environment is no setting; expected LIMNER_MODEL_SIGNING_KEY",
+    )
+
+
 def test_what_is_wrong_with_the_surroundings_is_all_listed(server: LiveServer, tmp_path: Path) -> None:
     port = server.address.rpartition(":")[2]
     (tmp_path / "file").touch()
@@ -117,7 +128,19 @@ def test_what_is_wrong_with_the_surroundings_is_all_listed(server: LiveServer, t
 def test_a_taken_port_is_one_clear_line(server: LiveServer, tmp_path: Path) -> None:
     port = server.address.rpartition(":")[2]
     ended = run(f"--port={port}", f"--data-dir={tmp_path}", f"--model-repository={tmp_path}")
-    assert_listed(ended, f"cannot listen on 127.0.0.1:{port}")
+    assert_listed(ended, f"--port: cannot listen on 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ports_that_are_taken_or_named_twice_are_all_listed(server: LiveServer, tmp_path: Path, workers: int) -> None:
+    taken, port = server.address.rpartition(":")[2], free_port()
+    ports = (f"--port={port}", f"--health-port={port}", f"--metrics-port={taken}", f"--workers={workers}")
+    ended = run(*ports, f"--data-dir={tmp_path}", f"--model-repository={tmp_path}")
+    assert_listed(
+        ended,
+        f"--health-port: cannot listen on 127.0.0.1:{port}",
+        f"--metrics-port: cannot listen on 127.0.0.1:{taken}",
+    )
 
 
 def test_models_that_cannot_be_loaded_at_the_start_are_all_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`--workers N`: several processes on one port are one service, whichever of them answers and whichever dies."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ def predict(channel: grpc.Channel, model: str) -> inference_pb2.PredictResponse:
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    live = Service(tmp_path_factory.mktemp("workers"), workers=WORKERS, threads=1, drain_s=2)
+    live = Service(tmp_path_factory.mktemp("workers"), workers=WORKERS, threads=1, drain_s=2, health_port=0)
     publish_untrained(live.model_repository, "untrained", size=SIZE)
     live.start()
     yield live
@@ -182,11 +183,15 @@ def test_any_worker_cancels_a_training(service: Service, phantom: Path, key: byt
     assert not (service.data_dir / "jobs" / training).exists()
 
 
-def test_a_port_that_workers_hold_is_taken(service: Service, tmp_path: Path) -> None:
+def test_ports_that_workers_hold_are_taken(service: Service, tmp_path: Path) -> None:
     port = service.address.rpartition(":")[2]
-    ended = run(f"--port={port}", "--workers=2", f"--data-dir={tmp_path}")
+    probes = re.findall(r"health is answered in the clear on 127\.0\.0\.1:(\d+)", service.log())[-WORKERS:]
+    assert len(probes) == WORKERS
+    assert len(set(probes)) == 1, "one port for all workers"
+    ended = run(f"--port={port}", f"--health-port={probes[0]}", "--workers=2", f"--data-dir={tmp_path}")
     assert ended.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert f"--port: cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert f"--health-port: cannot listen on 127.0.0.1:{probes[0]}" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

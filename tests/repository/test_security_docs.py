@@ -95,7 +95,7 @@ def test_the_commands_of_the_audit_are_its_own() -> None:
     for line in BLOCKS["audit"].splitlines():
         words = [sys.executable, "-m", "limner_server", *shlex.split(line)[1:]]
         ended = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert "/var/lib/limner/limner.sqlite: no such file" in ended.stderr
+        assert "/var/lib/limner/data/limner.sqlite: no such file" in ended.stderr
 
 
 def test_the_access_file_of_the_page_is_right(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Whose things are: who made them may change them, and admins may; others use them. Who did what is written down."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -152,6 +151,19 @@ def test_the_audit_log_says_who_did_what(plain_server: LiveServer, clients: Clie
     assert (table.count("\n"), table.count("token:ada"), table.count(f" {cohort} ")) == (2, 1, 1)
 
 
+def test_a_call_has_a_row_of_each_thing_that_it_names(plain_server: LiveServer, clients: Clients, model: str) -> None:
+    clients["ada"].promote_model(f"{model}:1", "trial")
+    with pytest.raises(LimnerError):
+        clients["ada"].delete_cohort("x" * 5000)
+    rows = [json.loads(line) for line in audit(plain_server, "--json", "--principal=token:ada").splitlines()]
+    told = [(row["method"].partition("/")[2], row["target"]) for row in rows]
+    assert {("StartTraining", "hers"), ("StartTraining", model)} <= set(told)
+    promoted = [("PromoteModel", f"{model}:1"), ("PromoteModel", f"{model}:trial")]
+    assert told[-3:] == [*promoted, ("DeleteCohort", "x" * 200)], "no name that is taken is as long"
+    of_the_alias = audit(plain_server, "--json", f"--target={model}:trial").splitlines()
+    assert [json.loads(line)["principal"] for line in of_the_alias] == ["token:ada"]
+
+
 def audit(server: LiveServer, *flags: str) -> str:
     command = [sys.executable, "-m", "limner_server", "audit", f"--data-dir={server.data_dir}", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -165,6 +177,17 @@ def test_the_audit_shows_what_callers_wrote_as_text(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     told = [line.split()[3] for line in ended.stdout.splitlines()[1:]]
     assert told == ["[/]", "[red]blood", "\ufffd[2Jgone\ufffdnext"]
+
+
+def test_the_audit_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    entry = AuditEntry(
+        "ipv6:[::1]:50000", "ModelService/PromoteModel", "cervix:production", "OK", "0" * 32, "token:ada"
+    )
+    AuditLog(open_database(f"sqlite:///{tmp_path / 'limner.sqlite'}")).add(entry)
+    ended = audit_by_hand(f"--data-dir={tmp_path}")
+    (row,) = ended.stdout.splitlines()[1:]
+    shown = [entry.principal, entry.method, entry.target, entry.status, entry.peer, entry.request_id]
+    assert row.split()[1:] == shown
 
 
 @pytest.mark.parametrize(
@@ -182,8 +205,7 @@ def test_the_audit_of_a_database_that_cannot_be_read_says_so_in_a_line(url: str,
 
 def audit_by_hand(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "limner_server", "audit", *flags]
-    wide = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_audit_of_no_server_says_so(tmp_path: Path) -> None:

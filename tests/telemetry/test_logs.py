@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import grpc
@@ -12,7 +14,7 @@ from tests.telemetry.test_metrics import request
 
 
 def lines(text: str) -> list[dict[str, Any]]:
-    """What was logged; a library's warnings, which Python prints as it likes, are no logs."""
+    """What was logged; what gRPC's core prints is no log."""
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
@@ -53,3 +55,11 @@ def test_every_line_in_the_time_of_a_call_has_its_request_id(live: LiveServer) -
     own = [line for line in lines(live.log())[before:] if line["logger"].startswith("limner_server")]
     assert own == [line for line in told if line["logger"].startswith("limner_server")]
     assert len(own) >= 3, "two failures and the end"
+
+
+def test_a_warning_is_a_line_like_any_other() -> None:
+    program = "import warnings; from limner_server.telemetry import logs; logs.configure('info'); warnings.warn('old')"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    line = json.loads(ended.stderr)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "UserWarning: old" in line["message"]

@@ -237,8 +237,8 @@ def test_a_taken_port_is_one_clear_line(live: LiveServer, tmp_path: Path) -> Non
     ended = subprocess.run(
         [*command, f"--model-repository={tmp_path}"], capture_output=True, text=True, timeout=60, check=False
     )
-    assert ended.returncode == 1
-    assert f"cannot serve metrics on 127.0.0.1:{port}" in ended.stderr
+    assert ended.returncode == 2
+    assert f"--metrics-port: cannot listen on 127.0.0.1:{port}" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -107,7 +107,7 @@ class TokenVerifier:
             ) from error
         if not claims["sub"].strip():
             raise UnauthenticatedError("the token is not valid: its 'sub' is empty")
-        return Holder(claims["sub"], claimed_role(claims, rules.roles_claim)), claims["exp"] + rules.leeway_s
+        return Holder(claims["sub"], claimed_role(claims, rules.roles_claim)), int(claims["exp"]) + rules.leeway_s
 
 
 def claimed_role(claims: Mapping[str, Any], path: str) -> Role:

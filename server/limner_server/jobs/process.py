@@ -1,5 +1,6 @@
 """The inside of a job: says how far it is, and ends when its server does."""
 
+import contextlib
 import json
 import logging
 import os
@@ -62,7 +63,7 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
     with its own words; any other exception leaves its traceback in the job's log. After a failure the exit status is 1,
     by which torchrun knows that it has to end the other processes of the job.
     """
-    os.nice(_NICENESS)
+    _yield_to_calls()
     folder = Path(sys.argv[1])
     logs.configure("info", job=folder.name)
     reporter = Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
@@ -83,6 +84,15 @@ def run_job(main: Callable[[Path, Reporter], None]) -> None:
         return
     sys.stderr.flush()
     os._exit(status)  # at once: a way out through torch's threads may wait for processes that are gone
+
+
+def _yield_to_calls() -> None:
+    os.nice(_NICENESS)
+    # Linux shares the processor out among sessions first, and heeds niceness within each (sched(7), "autogroup"). In a
+    # container there are no such groups; a session that is somebody else's is left as it is.
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def hold_leash(on_word: Callable[[], object] = lambda: None) -> None:

@@ -6,7 +6,7 @@ Stands outside `interceptor`, whose request id and status it writes down. Reads 
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from limner_server.access.principal import caller_name
 from limner_server.rpc.interceptor import REQUEST_ID, Continuation, Handler, RpcContext, rewrap
+from limner_server.serving import DEFAULT_ALIAS
 from limner_server.state.audit import AuditEntry, AuditLog
 
 CHANGING = frozenset(
@@ -32,6 +33,8 @@ CHANGING = frozenset(
 """The methods that are noted, without their packages."""
 
 _TARGETS = ("cohort", "model", "model_name", "id")
+_LONGEST = 200
+"""Characters of a target that are kept: more than any name has that is taken, less than would fill a disk."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ class AuditInterceptor(aio.ServerInterceptor):
             try:
                 return await behavior(watched.request, context)
             finally:
-                await self._note(context, peer, method, watched.target)
+                await self._note(context, peer, method, watched.targets)
 
         async def stream(request: Any, context: RpcContext) -> AsyncIterator[Any]:
             watched, peer = _Watched(request), context.peer()
@@ -75,46 +78,52 @@ class AuditInterceptor(aio.ServerInterceptor):
                 async for reply in behavior(watched.request, context):
                     yield reply
             finally:
-                await self._note(context, peer, method, watched.target)
+                await self._note(context, peer, method, watched.targets)
 
         return stream if inspect.isasyncgenfunction(behavior) else call
 
-    async def _note(self, context: RpcContext, peer: str, method: str, target: str) -> None:
+    async def _note(self, context: RpcContext, peer: str, method: str, targets: Sequence[str]) -> None:
         request_id = dict(context.trailing_metadata() or ()).get(REQUEST_ID, "")
         status = "CANCELLED" if context.cancelled() else (context.code() or grpc.StatusCode.OK).name
         principal = caller_name()
         if principal is None and self._only_known:
             return
-        entry = AuditEntry(peer, method, target, status, str(request_id), principal)
+        entries = [AuditEntry(peer, method, target, status, str(request_id), principal) for target in targets or [""]]
         try:
-            await asyncio.to_thread(self._audit.add, entry)
+            await asyncio.to_thread(self._audit.add, *entries)
         except SQLAlchemyError:
-            _log.exception("the audit log could not be written; it lacks %s", entry)
+            _log.exception("the audit log could not be written; it lacks %s", entries)
 
 
 class _Watched:
     """A request, or a stream of them, and what the first message names."""
 
     def __init__(self, request: Any) -> None:
-        self.target = ""
+        self.targets: Sequence[str] = ()
         self.request = request
         if isinstance(request, Message):
-            self.target = _target(request)
+            self.targets = _targets(request)
         else:
             self.request = self._read(request)
 
     async def _read(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         async for request in requests:
-            self.target = self.target or _target(request)
+            self.targets = self.targets or _targets(request)
             yield request
 
 
-def _target(request: Message) -> str:
-    """Return the cohort, model or job that a message names, in its header or itself."""
+def _targets(request: Message) -> list[str]:
+    """Return the cohort, the model, the alias and the job that a message names, in its header or itself."""
     fields = {field.name: value for field, value in request.ListFields()}
     if "header" in fields:
-        return _target(fields["header"])
-    found = next((fields[name] for name in _TARGETS if name in fields), "")
+        return _targets(fields["header"])
+    found = [_name(fields[name]) for name in _TARGETS if name in fields]
+    if "model" in fields and "alias" in request.DESCRIPTOR.fields_by_name:
+        found.append(f"{fields['model'].name}:{fields.get('alias', DEFAULT_ALIAS)}")
+    return [target[:_LONGEST] for target in found]
+
+
+def _name(found: Message | str) -> str:
     if not isinstance(found, Message):
         return str(found)
     name, version = getattr(found, "name", ""), getattr(found, "version", "")

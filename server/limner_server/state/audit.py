@@ -11,7 +11,7 @@ from limner_server.state.database import AuditRow, now
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One call.
+    """One call, and one thing that it names.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class AuditEntry:
     method
         "CohortService/DeleteCohort".
     target
-        The cohort, model or job that it names; empty where it names none.
+        The cohort, version, alias or job that it names; empty where it names none.
     status
         "OK", or the name of the gRPC status it ended with.
     request_id
@@ -47,10 +47,10 @@ class AuditLog:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, entry: AuditEntry) -> None:
-        """Keep an entry for good."""
+    def add(self, *entries: AuditEntry) -> None:
+        """Keep the entries of a call for good."""
         with Session(self._engine) as session:
-            session.add(AuditRow(**vars(entry)))
+            session.add_all([AuditRow(**vars(entry)) for entry in entries])
             session.commit()
 
     def entries(self, target: str = "", limit: int = 100, principal: str = "") -> list[AuditEntry]:

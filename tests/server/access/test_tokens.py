@@ -187,6 +187,15 @@ def test_a_checked_token_is_forgotten_when_it_expires(published: KeyServer, monk
     asyncio.run(check())
 
 
+def test_an_expiry_in_quotes_counts_as_its_number(published: KeyServer) -> None:
+    issuer = Issuer()
+    published.content = issuer.jwks()
+    tokens, now = verifier(UrlKeys(published.url)), int(time.time())
+    assert asyncio.run(tokens.holder(issuer.token(exp=str(now + 600)))).subject == "ada"
+    with pytest.raises(UnauthenticatedError, match="it has expired"):
+        asyncio.run(tokens.holder(issuer.token(exp=str(now - 600))))
+
+
 def test_no_more_tokens_are_remembered_than_so_many(published: KeyServer) -> None:
     issuer = Issuer()
     published.content = issuer.jwks()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,20 @@ run_job(lambda folder, reporter: reporter.result({"niceness": os.nice(0)}))
     command = [sys.executable, "-c", program, "folder"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True)
     assert json.loads(ended.stdout)["result"]["niceness"] == min(os.nice(0) + 10, 19)
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="needs a kernel that groups by session")
+@pytest.mark.parametrize("own_session", [True, False])
+def test_a_session_that_is_the_jobs_own_yields_as_a_whole(own_session: bool) -> None:
+    program = """
+from pathlib import Path
+from limner_server.jobs.process import run_job
+run_job(lambda folder, reporter: reporter.result({"group": Path("/proc/self/autogroup").read_text()}))
+"""
+    before = Path("/proc/self/autogroup").read_text()
+    command = [sys.executable, "-c", program, "folder"]
+    ended = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True, start_new_session=own_session
+    )
+    group = json.loads(ended.stdout)["result"]["group"]
+    assert group.endswith(" nice 10\n") if own_session else group == before
