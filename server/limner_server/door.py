@@ -24,6 +24,23 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 STARTING = f"the server is starting; {HEALTH} says when it serves"
 
 
+def server_options(settings: Settings) -> list[tuple[str, int]]:
+    """Return the options of the gRPC server. gRPC says nothing of a name that it does not know."""
+    limit = settings.max_message_mb * 1024 * 1024
+    return [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+        # By default gRPC drops some of the calls over 1,000 that Python has not come to, as CANCELLED, which no
+        # caller takes for a reason to try again. All are to be refused by the services, with pushback.
+        ("grpc.server.max_pending_requests", 10_000),
+        ("grpc.server.max_pending_requests_hard_limit", 20_000),
+        # The SDK pings every 30 s during a call; long quiet streams must not be ended for it.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # By default two servers would share a port in silence; the workers of one are meant to.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+    ]
+
+
 class Door:
     """A gRPC server that listens before it has anything to serve. Belongs to the event loop's thread.
 
@@ -44,22 +61,8 @@ class Door:
             self._tls = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         self._guard = _Guard()
         self._services = _Services()
-        limit = settings.max_message_mb * 1024 * 1024
         self._server = aio.server(
-            handlers=[self._services],
-            interceptors=[self._guard],
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                # By default gRPC drops some of the calls over 1,000 that Python has not come to, as CANCELLED, which no
-                # caller takes for a reason to try again. All are to be refused by the services, with pushback.
-                ("grpc.server.max_pending_requests", 10_000),
-                ("grpc.server.max_pending_requests_hard_limit", 20_000),
-                # The SDK pings every 30 s during a call; long quiet streams must not be ended for it.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                # By default two servers would share a port in silence; the workers of one are meant to.
-                ("grpc.so_reuseport", int(settings.workers > 1)),
-            ],
+            handlers=[self._services], interceptors=[self._guard], options=server_options(settings)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         reflection.enable_server_reflection([*SERVICES, HEALTH, reflection.SERVICE_NAME], self._server)

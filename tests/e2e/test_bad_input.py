@@ -245,5 +245,7 @@ def test_training_on_what_is_not_there_or_cannot_be(client: Client, cohort: str)
         client.start_training(cohort, "m", TrainingConfig(folds=7))
     with pytest.raises(InvalidInputError, match=r"config\.architecture.*resnet18"):
         client.start_training(cohort, "m", TrainingConfig(architecture="alexnet"))
+    with pytest.raises(InvalidInputError, match=r"config\.pretrained.*no weights folder"):
+        client.start_training(cohort, "m", TrainingConfig(folds=2, pretrained="none.pt"))
     with pytest.raises(NotFoundError, match="training 'nobody'"):
         list(client.watch_training("nobody"))

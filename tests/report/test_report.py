@@ -138,6 +138,10 @@ def test_figures_are_those_of_the_card(data: ReportData, page: Page) -> None:
     for name, metric in (("AUC, after DeLong", delong), ("AUC, bootstrap of subjects", bootstrap)):
         assert f"{name} {number(metric.value)} {number(metric.low)} to {number(metric.high)}" in page.words
     assert "Brier score 0.12 0.10 Expected calibration error 0.09 0.04" in page.words
+    assert "One network is served, and worth what these are rather than their mean." in page.words
+    # The table is of the slices that set the temperature, the curve is not.
+    assert "by temperature 1.40, which was fitted on these very slices" in page.words
+    assert "each fold's slices by the temperature of the other folds'" in page.words
     assert "non-recurrent 15 1 recurrent 1 10" in page.words
     assert "p 0.0002" in page.words
     for point in card.evaluation.learning_curve:

@@ -6,13 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from PIL import Image as Picture
 
-from limner.v1 import simulation_pb2, training_pb2
+from limner.v1 import model_pb2, simulation_pb2, training_pb2
 from limner.v1.cohort_pb2_grpc import add_CohortServiceServicer_to_server as add_cohorts
 from limner.v1.feature_pb2_grpc import add_FeatureServiceServicer_to_server as add_features
 from limner.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server as add_inference
@@ -21,7 +23,7 @@ from limner.v1.simulation_pb2_grpc import add_SimulationServiceServicer_to_serve
 from limner.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server as add_trainings
 from tests.conftest import Run
 from tests.imaging.builders import write_series
-from tests.sdk.servers import Cohorts, Features, Inference, Models, Simulations, Trainings, serving
+from tests.sdk.servers import IDENTITY, Cohorts, Features, Inference, Models, Simulations, Trainings, serving
 
 NOTICE = "research use only, not for diagnostic use"
 
@@ -305,6 +307,38 @@ def test_a_training_is_followed_to_its_end_or_only_started(limner: Run) -> None:
     assert "limner train watch t-1" in err
     with serving(add_trainings, Trainings([training_pb2.JOB_STATE_FAILED])) as address:
         assert limner("train", "watch", "t-1", "--server", address)[0] == 1
+
+
+class Leaky(Models):
+    """Has a model two of whose slices are alike, though of different subjects."""
+
+    def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.Model:
+        evaluation = {"similar_found": 2, "permutation": {"p": 0.034}}
+        found = super().GetModel(request, context)
+        found.card_json = json.dumps({"evaluation": evaluation})
+        return found
+
+
+class Trained(Trainings):
+    """Has trained it."""
+
+    def WatchTraining(self, request: Any, context: Any) -> Iterator[training_pb2.Training]:
+        for training in super().WatchTraining(request, context):
+            training.result.CopyFrom(IDENTITY)
+            yield training
+
+
+def test_possible_leakage_is_told_with_the_metrics(limner: Run) -> None:
+    def register(servicer: Trained, server: Any) -> None:
+        add_models(Leaky(), server)
+        add_trainings(servicer, server)
+
+    with serving(register, Trained([training_pb2.JOB_STATE_SUCCEEDED])) as address:
+        _, shown, _ = limner("models", "show", "m", "--server", address)
+        _, _, err = limner("train", "watch", "t-1", "--server", address)
+    assert "p 0.034" in shown
+    assert "2 pairs of slices of different subjects look alike" in shown
+    assert "possible leakage: 2 pairs of slices of different subjects look alike" in err
 
 
 def hear_ctrl_c() -> None:

@@ -1,5 +1,6 @@
 """`limner models`: the model repository."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -65,9 +66,27 @@ def show(model: ModelArgument, server: Server = SERVER, as_json: AsJson = False)
         ("trained", f"{found.created:%Y-%m-%d %H:%M} UTC" if found.created else ""),
         ("sha256", found.identity.digest),
         *((metric.name, f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})") for metric in found.metrics),
+        *_doubts(found),
     ):
         facts.add_row(name, Text(value))
     print_table(facts)
+
+
+def leakage(model: Model) -> str:
+    """Say how many slices of different subjects look alike; empty where none do, or an older card does not tell."""
+    evaluation = model.card.get("evaluation")
+    pairs = evaluation.get("similar_found") if isinstance(evaluation, dict) else None
+    return f"{pairs} pair{'' if pairs == 1 else 's'} of slices of different subjects look alike" if pairs else ""
+
+
+def _doubts(model: Model) -> Iterator[tuple[str, str]]:
+    """What the card says against the metrics: chance, and possible leakage."""
+    evaluation = model.card.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return
+    if isinstance(test := evaluation.get("permutation"), dict):
+        yield "permutation test", f"p {test['p']:.2g}"
+    yield "possible leakage", leakage(model) or "none found"
 
 
 @app.command()

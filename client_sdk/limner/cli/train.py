@@ -1,5 +1,6 @@
 """`limner train`: start trainings, follow them, look at them, cancel them."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -20,7 +21,9 @@ from limner.cli.common import (
     print_table,
     progress_bar,
 )
+from limner.cli.models import leakage
 from limner.client import Client
+from limner.errors import NotFoundError
 from limner.imaging import Grid
 from limner.types import JobState, Training, TrainingConfig
 
@@ -124,7 +127,7 @@ def start(
     with connect(server) as client:
         training = client.start_training(cohort, model, config)
         if follow:
-            _finish(_follow(client, training.id), as_json)
+            _finish(client, _follow(client, training.id), as_json)
         elif as_json:
             print_json(training)
         else:
@@ -135,7 +138,7 @@ def start(
 def watch(training: TrainingId, server: Server = SERVER, as_json: AsJson = False) -> None:
     """Follow a training to its end; Ctrl-C stops following, not training."""
     with connect(server) as client:
-        _finish(_follow(client, training), as_json)
+        _finish(client, _follow(client, training), as_json)
 
 
 def _follow(client: Client, training_id: str) -> Training:
@@ -165,13 +168,21 @@ def _describe(training: Training) -> str:
     )
 
 
-def _finish(training: Training, as_json: bool) -> None:
+def _finish(client: Client, training: Training, as_json: bool) -> None:
     if as_json:
         print_json(training)
     else:
         _show(training)
+        _warn(client, training)
     if training.state is not JobState.SUCCEEDED:
         raise typer.Exit(FAILED)
+
+
+def _warn(client: Client, training: Training) -> None:
+    """Tell of slices that may leak from one fold into another, while the model is there."""
+    with suppress(NotFoundError):
+        if training.result and (alike := leakage(client.model(str(training.result)))):
+            note(f"possible leakage: {alike}; `limner report` lists them")
 
 
 def _show(training: Training) -> None:

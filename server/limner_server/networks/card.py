@@ -114,7 +114,7 @@ class Bin(_Record):
     """Lower end of the 95 % interval of `observed`."""
     high: float
     count: int
-    """Number of slices."""
+    """Number of slices; one counts for each repeat, where single networks are served."""
 
 
 class PermutationTest(_Record):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from limner_server.errors import InvalidInputError, WrongStateError
+from limner_server.errors import WrongStateError
 from limner_server.files import write_atomic
 from limner_server.jobs.process import Reporter, run_job
 from limner_server.networks.artifact import normalise
@@ -66,7 +66,7 @@ def _train(request: TrainingRequest, folder: Path, reporter: Reporter, device: t
     config = request.config
     cohort = _read_cohort(request, folder, world)
     splits = plan_splits(cohort, config)
-    plans = _plans(cohort, splits, config, folder / "networks", _pretrained_file(request))
+    plans = _plans(cohort, splits, config, folder / "networks", request.pretrained_file())
     slices, labels = normalise(torch.from_numpy(cohort.images)), torch.from_numpy(cohort.labels)
     leaves_off = reporter.told_to_leave_off.is_set
     trainer = Trainer(slices, labels, len(cohort.classes), config, device, world, leaves_off)
@@ -145,18 +145,6 @@ def _read_cohort(request: TrainingRequest, folder: Path, world: World) -> Gridde
     if world.leads:
         write_atomic(seen, snapshot.digest.encode())
     return grid_cohort(snapshot, request.config.grid, request.cores(world.local_size))
-
-
-def _pretrained_file(request: TrainingRequest) -> Path | None:
-    name = request.config.pretrained
-    if not name:
-        return None
-    if request.weights_dir is None:
-        raise InvalidInputError("config.pretrained", name, "none: the server has no weights folder")
-    file = request.weights_dir / name
-    if not file.is_file():
-        raise InvalidInputError("config.pretrained", name, "the name of a file in the server's weights folder")
-    return file
 
 
 class _Progress:

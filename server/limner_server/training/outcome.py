@@ -86,7 +86,9 @@ def stage(outcome: Outcome, folder: Path) -> ModelCard:
     folder.mkdir(parents=True)
     cohort, config = outcome.cohort, outcome.config
     found = _out_of_fold(outcome)
-    calibration = calibrate(found.logits, cohort.labels)
+    # The logits of one network spread wider than their mean over repeats, which is nearer to what an ensemble says.
+    alike = found if config.ensemble else found.one_by_one()
+    calibration = calibrate(alike.logits, alike.labels)
     units = found.units(found.logits)
     metrics, threshold = evaluate(units, calibration.temperature)
     served, members = _served(outcome)
@@ -110,7 +112,7 @@ def stage(outcome: Outcome, folder: Path) -> ModelCard:
         ),
         sibling=_export_sibling(outcome, folder),
         members=members,
-        evaluation=_evaluation(outcome, found, calibration.temperature),
+        evaluation=_evaluation(outcome, found, alike, calibration.temperature),
         reference=reference,
         calibration=calibration,
         threshold=threshold,
@@ -139,7 +141,7 @@ def _logits(outcome: Outcome, folds: Sequence[ScoredSplit]) -> NDArray[np.float6
     return logits
 
 
-def _evaluation(outcome: Outcome, found: OutOfFold, temperature: float) -> Evaluation:
+def _evaluation(outcome: Outcome, found: OutOfFold, served: OutOfFold, temperature: float) -> Evaluation:
     cohort, config = outcome.cohort, outcome.config
     folds = outcome.scored_for(Role.FOLD)
     curve = []
@@ -155,6 +157,7 @@ def _evaluation(outcome: Outcome, found: OutOfFold, temperature: float) -> Evalu
         curve,
         find_similar(cohort.images, cohort.subjects, cohort.instances),
         tuple(item.epochs for item in folds) if config.patience else (),
+        served,
     )
 
 

@@ -51,6 +51,16 @@ class OutOfFold:
         means: Floats = self.repeats.mean(axis=0)
         return means
 
+    def one_by_one(self) -> "OutOfFold":
+        """Return what single networks say: each slice once for each repeat, as if it were another of its subject's."""
+        count, classes = len(self.repeats), self.repeats.shape[2]
+        return OutOfFold(
+            np.tile(self.subjects, count),
+            np.tile(self.labels, count),
+            np.tile(self.folds, count),
+            self.repeats.reshape(1, -1, classes),
+        )
+
     def units(self, logits: Floats) -> Units:
         """Roll logits `(n, k)` of the slices up by subject."""
         return roll_up(self.subjects, self.labels, self.folds, logits)
@@ -76,6 +86,7 @@ def evaluation(
     curve: Sequence[CurvePart] = (),
     similar: SimilarSlices | None = None,
     epochs: tuple[int, ...] = (),
+    served: OutOfFold | None = None,
 ) -> Evaluation:
     """Everything that the card tells of out-of-fold predictions beside its metrics.
 
@@ -93,20 +104,23 @@ def evaluation(
         Slices of different subjects that look alike.
     epochs
         Of each fold's network, where it could stop early.
+    served
+        Predictions that spread like those of what is served, for the calibration curves; None: `found`.
     """
+    served = served or found
     units = found.units(found.logits)
     judged, two = judge(units, temperature), found.repeats.shape[2] == 2
     drawn = resample(units.subjects, units.labels, found.repeats.shape[2], seed)
-    before = softmax(found.logits, axis=1)
-    after = cross_fitted_probabilities(found.logits, found.labels, found.folds)
+    before = softmax(served.logits, axis=1)
+    after = cross_fitted_probabilities(served.logits, served.labels, served.folds)
     return Evaluation(
         repeats=len(found.repeats),
         per_repeat=tuple(found.auc(logits, temperature).value for logits in found.repeats),
         slices=_slice_metrics(found, units, judged, temperature, seed),
         roll_ups=_roll_ups(found, units, temperature),
         confusion=_confusion(judged),
-        calibration_before=calibration_curve(before[:, -1], found.labels == before.shape[1] - 1, found.subjects),
-        calibration_after=calibration_curve(after[:, -1], found.labels == after.shape[1] - 1, found.subjects),
+        calibration_before=calibration_curve(before[:, -1], served.labels == before.shape[1] - 1, served.subjects),
+        calibration_after=calibration_curve(after[:, -1], served.labels == after.shape[1] - 1, served.subjects),
         permutation=permutation_test(judged.probabilities[:, 1], units.labels, units.subjects, seed) if two else None,
         delong=_delong(judged) if two else None,
         bootstrap=resampled_metrics(judged, drawn)[0],

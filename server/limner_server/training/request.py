@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from limner_server.errors import InvalidInputError
 from limner_server.training.config import TrainingConfig
 
 
@@ -30,3 +31,21 @@ class TrainingRequest(BaseModel):
     def cores(self, processes: int) -> int:
         """Number of threads of each process, the default filled in."""
         return max(1, (self.threads or os.cpu_count() or 1) // processes)
+
+    def pretrained_file(self) -> Path | None:
+        """Return the weights to fine-tune from; None for a training from scratch.
+
+        Raises
+        ------
+        InvalidInputError
+            The server has no weights folder, or no such file in it.
+        """
+        name = self.config.pretrained
+        if not name:
+            return None
+        if self.weights_dir is None:
+            raise InvalidInputError("config.pretrained", name, "none: the server has no weights folder")
+        file = self.weights_dir / name
+        if not file.is_file():
+            raise InvalidInputError("config.pretrained", name, "the name of a file in the server's weights folder")
+        return file

@@ -1,5 +1,6 @@
 """From scores and networks to a version: which network is served, and what the card says of the added ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from limner.imaging.grid import Grid
 from limner_server.networks.artifact import load
 from limner_server.networks.card import Evaluation, ModelCard
 from limner_server.networks.resnet import Network, build_network
+from limner_server.training.calibration import calibrate
 from limner_server.training.config import TrainingConfig
 from limner_server.training.data import GriddedCohort
 from limner_server.training.folds import Role, Split, plan_splits
@@ -69,6 +71,26 @@ def test_the_mean_of_the_repeats_goes_on_the_card(staged: tuple[Outcome, Path, M
         second = next(place for place in range(3, 6) if row in folds[place].held_out) + 1
         assert of_slice[f"i{row}"] == pytest.approx((row + 50 * (first + second)) / 100)
         assert {entry.fold for entry in card.out_of_fold if entry.subject == f"s{row // 2:02d}"} == {first}
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_the_temperature_is_of_single_networks_unless_several_are_served(tmp_path: Path, ensemble: bool) -> None:
+    found = outcome(CONFIG.model_copy(update={"repeats": 4, "ensemble": ensemble}))
+    labels, generator = found.cohort.labels, np.random.default_rng(0)
+    said = (2 * np.eye(2)[labels] + generator.normal(size=(4, 24, 2), scale=2)).astype(np.float32)
+    scored = [
+        replace(item, held_out_logits=said[item.split.repeat][item.split.held_out])
+        if Role.FOLD in item.split.roles
+        else item
+        for item in found.scored
+    ]
+    card = stage(replace(found, scored=scored), tmp_path / "staging")
+    single = calibrate(said.reshape(-1, 2).astype(np.float64), np.tile(labels, 4))
+    together = calibrate(said.astype(np.float64).mean(axis=0), labels)
+    assert single.temperature > 1.2 * together.temperature
+    assert card.calibration.temperature == pytest.approx((together if ensemble else single).temperature)
+    assert card.evaluation is not None
+    assert sum(place.count for place in card.evaluation.calibration_after) == (24 if ensemble else 96)
 
 
 def test_the_learning_curve_ends_with_the_first_repeat(staged: tuple[Outcome, Path, ModelCard, Evaluation]) -> None:
