@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from limner_server.telemetry.traces import Traces  # of an extra
 
 _WATCH_S = 1.0
-_COLLECT_AFTER = 10_000
-"""Objects made and not freed, after which the youngest are collected."""
 
 _log = logging.getLogger(__name__)
 
@@ -221,12 +219,10 @@ class App:
 def _spare_collector() -> None:
     """Have what is there now looked at by no later garbage collection, which would stop everything for half a second.
 
-    Torch's modules are hundreds of thousands of objects, and stay. What calls make is freed without it, as a rule, and
-    with Python's own threshold of 700 to look at it took 7 % of the event loop's time.
+    Torch's modules are hundreds of thousands of objects, and stay.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER)
 
 
 def open_traces(endpoint: str) -> "Traces":

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from limner_server.errors import InvalidInputError, NotFoundError, QueueFullError, WrongStateError
 from limner_server.executor.engine import Item, Output
-from limner_server.executor.executor import Executor, Order, Places
+from limner_server.executor.executor import Executor, Places
 from limner_server.executor.torchscript import TorchScriptEngine
 from limner_server.executor.triton import TritonEngine
 from limner_server.executor.triton_client import TritonClient
@@ -62,7 +62,6 @@ class ServedModel:
         self.executor = executor
         self.statistics = Statistics(trace=trace)
         self._mailbox = _Mailbox()
-        self._orders: list[Order] = []
 
     @contextlib.contextmanager
     def admitted(
@@ -90,23 +89,14 @@ class ServedModel:
         QueueFullError, DeadlineError, EngineError, InvalidInputError, UnavailableError
             As the executor does.
         """
-        order = Order(item, priority, deadline, places)
-        loop = asyncio.get_running_loop()
-        answer = loop.create_future()
-        order.future.add_done_callback(lambda done: self._mailbox.post(answer, done))
-        if not self._orders:
-            loop.call_soon(self._submit)
-        self._orders.append(order)
+        work = self.executor.submit(item, priority, deadline, places)
+        answer = asyncio.get_running_loop().create_future()
+        work.add_done_callback(lambda done: self._mailbox.post(answer, done))
         try:
             return await answer  # type: ignore[no-any-return]
         except asyncio.CancelledError:
-            order.future.cancel()
+            work.cancel()
             raise
-
-    def _submit(self) -> None:
-        """Submit together what the tasks of one turn of the loop have asked for."""
-        orders, self._orders = self._orders, []
-        self.executor.submit_all(orders)
 
 
 class _Mailbox:

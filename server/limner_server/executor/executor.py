@@ -11,12 +11,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +54,17 @@ class Counts:
     out_of_memory: int = 0
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Call:
+    item: Item
+    future: Future[Output]
+    submitted: float
+    context: Context  # of who submitted it, for what is logged of it alone
+
+    def fail(self, error: LimnerError) -> None:
+        self.future.set_exception(error)
+
+
 @dataclass(slots=True)
 class Places:
     """Those that are kept in the queue for the images of one call, and not taken yet."""
@@ -62,49 +72,11 @@ class Places:
     left: int
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Order:
-    """An item that is to be queued.
-
-    Attributes
-    ----------
-    item
-        The image, and what is wanted of it.
-    priority
-        0 to 10; what waits with a higher one is run first.
-    deadline
-        Time of `time.monotonic` from which the work must not start any more; None: none.
-    places
-        Of its call, where that was `admitted`: it takes one of them, as long as there are any.
-    future
-        The answer. Cancelling it drops the item if it still waits. Fails with `InvalidInputError` where shape, dtype,
-        values, target, layers or priority are wrong, `QueueFullError` where too many images wait, `DeadlineError`,
-        `EngineError`, and `UnavailableError` where the executor is closed or one of its threads has died.
-    made
-        When, by `time.monotonic`.
-    context
-        Of who made it, for what is logged of it alone.
-    """
-
-    item: Item
-    priority: int = 0
-    deadline: float | None = None
-    places: Places | None = None
-    future: Future[Output] = field(default_factory=Future)
-    made: float = field(default_factory=time.monotonic)
-    context: Context = field(default_factory=copy_context)
-
-    def refuse(self, error: LimnerError) -> None:
-        """Answer what is not under way with an error, unless its caller has cancelled it."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
 class Executor:
     """Runs items on an engine in batches. Ready once constructed: the engine is warm.
 
-    Every item is answered exactly once: with its output, with an error of its own, or by its caller who cancels it. A
-    forward pass that fails fails the items that made it fail, and no other.
+    Every item that `submit` admits is answered exactly once: with its output, with an error of its own, or by its
+    caller who cancels it. A forward pass that fails fails the items that made it fail, and no other.
 
     Parameters
     ----------
@@ -148,7 +120,7 @@ class Executor:
         except BaseException:
             engine.close()
             raise
-        self._batcher: Batcher[Order] = Batcher(
+        self._batcher: Batcher[_Call] = Batcher(
             self._batch_size, max_queue_delay_s, max_queue_images, engine.lanes, engine.spread, max_queue_s
         )
         self._lanes = [
@@ -213,23 +185,50 @@ class Executor:
     def submit(
         self, item: Item, priority: int = 0, deadline: float | None = None, places: Places | None = None
     ) -> Future[Output]:
-        """Queue one item, see `Order`, and return the future of its answer. Returns at once."""
-        order = Order(item, priority, deadline, places)
-        self.submit_all([order])
-        return order.future
+        """Queue one item. Returns at once; may be called from any thread.
 
-    def submit_all(self, orders: Iterable[Order]) -> None:
-        """Queue items, in this order. Returns at once; may be called from any thread."""
-        orders = [order for order in orders if self._check(order)]
-        # Once for all of them: a lane that has the lock may have to wait for the interpreter, and everybody with it.
+        Parameters
+        ----------
+        item
+            The image, and what is wanted of it.
+        priority
+            0 to 10; what waits with a higher one is run first.
+        deadline
+            Time of `time.monotonic` from which the work must not start any more. Default: none.
+        places
+            Of its call, where that was `admitted`: it takes one of them, as long as there are any.
+
+        Returns
+        -------
+        Future of Output
+            Cancelling it drops the item if it still waits. Fails with `DeadlineError`, `EngineError` or
+            `UnavailableError`.
+
+        Raises
+        ------
+        InvalidInputError
+            Shape, dtype, values, target, layers or priority are wrong.
+        QueueFullError
+            Too many images wait.
+        UnavailableError
+            The executor is closed, or one of its threads has died.
+        """
+        self._check(item)
         with self._changed:
+            if self._closing:
+                raise UnavailableError("the model's executor is closed")
             now = time.monotonic()
-            asleep = not len(self._batcher)
-            for order in orders:
-                self._admit(order, now)
+            call = _Call(item, Future(), now, copy_context())
+            latest = math.inf if deadline is None else deadline
+            reserved = places is not None and places.left > 0
+            ticket = self._batcher.add(call, _key(item), now, priority, latest, reserved=reserved)
+            if places is not None and reserved:
+                places.left -= 1
             # A sleeping lane is woken for a batch that is due, or to wait for what joins the first; not for each image.
-            if asleep or self._batcher.due(now):
+            if len(self._batcher) == 1 or self._batcher.due(now):
                 self._changed.notify()
+        call.future.add_done_callback(lambda future: self._forget(ticket) if future.cancelled() else None)
+        return call.future
 
     def close(self, *, drain: bool = False) -> None:
         """Refuse new items, let the running batch end, free the engine. May be called again.
@@ -247,32 +246,7 @@ class Executor:
         for thread in self._lanes:
             thread.join()
 
-    def _check(self, order: Order) -> bool:
-        """Whether an item can be run; one that cannot fails."""
-        try:
-            self._check_item(order.item)
-        except InvalidInputError as error:
-            order.refuse(error)
-            return False
-        return True
-
-    def _admit(self, order: Order, now: float) -> None:
-        """Put an item into the queue, with the lock in hand; one that there is no place for fails."""
-        places = order.places
-        reserved = places is not None and places.left > 0
-        latest = math.inf if order.deadline is None else order.deadline
-        try:
-            if self._closing:
-                raise UnavailableError("the model's executor is closed")
-            ticket = self._batcher.add(order, _key(order.item), now, order.priority, latest, reserved=reserved)
-        except LimnerError as error:
-            order.refuse(error)
-            return
-        if places is not None and reserved:
-            places.left -= 1
-        order.future.add_done_callback(partial(self._forget, ticket))
-
-    def _check_item(self, item: Item) -> None:
+    def _check(self, item: Item) -> None:
         edge = self._grid_size
         if item.image.shape != (edge, edge):
             raise InvalidInputError("image.shape", item.image.shape, f"({edge}, {edge}), the model's grid")
@@ -291,10 +265,7 @@ class Executor:
                 "layers", ", ".join(unknown), ", ".join(known) or f"none with {item.operation.name}"
             )
 
-    def _forget(self, ticket: Ticket[Order], future: Future[Output]) -> None:
-        """Drop an item whose future is done because its caller cancelled it."""
-        if not future.cancelled():
-            return
+    def _forget(self, ticket: Ticket[_Call]) -> None:
         with self._changed:
             waited = self._batcher.cancel(ticket)
         if waited:
@@ -302,18 +273,19 @@ class Executor:
 
     def _work(self) -> None:
         """Serve one lane until the executor is closed."""
-        wanted: Sequence[Order] = ()
+        wanted: Sequence[_Call] = ()
         if sys.platform == "linux":  # where it is this thread's alone
             os.nice(_LANE_NICENESS)
         try:
             staging = self._engine.staging(self._batch_size, self._grid_size)
             while (decision := self._next()) is not None:
                 for ticket in decision.expired:
-                    ticket.payload.refuse(DeadlineError("the deadline passed while the image waited in the queue"))
+                    if ticket.payload.future.set_running_or_notify_cancel():
+                        ticket.payload.fail(DeadlineError("the deadline passed while the image waited in the queue"))
                 if decision.batch is None:
                     continue
-                orders = (ticket.payload for ticket in decision.batch.tickets)
-                wanted = [order for order in orders if order.future.set_running_or_notify_cancel()]
+                calls = (ticket.payload for ticket in decision.batch.tickets)
+                wanted = [call for call in calls if call.future.set_running_or_notify_cancel()]
                 if wanted:
                     self._run(wanted, staging)
                     wanted = ()
@@ -324,7 +296,7 @@ class Executor:
         finally:
             self._end_lane(wanted)
 
-    def _next(self) -> Decision[Order] | None:
+    def _next(self) -> Decision[_Call] | None:
         """Wait for something to do; None once closed and empty."""
         with self._changed:
             while True:
@@ -337,62 +309,62 @@ class Executor:
                     return None
                 self._changed.wait(None if decision.wake_at is None else decision.wake_at - now)
 
-    def _run(self, orders: Sequence[Order], staging: NDArray[np.float32]) -> None:
-        """Answer orders of one key together; where that fails, in smaller parts, to find the ones to blame."""
+    def _run(self, calls: Sequence[_Call], staging: NDArray[np.float32]) -> None:
+        """Answer calls of one key together; where that fails, in smaller parts, to find the ones to blame."""
         started = time.monotonic()
         try:
-            arrays = self._forward(orders, staging)
+            arrays = self._forward(calls, staging)
         except OutOfMemory:
-            half = (len(orders) + 1) // 2
-            log.warning("out of memory with a batch of %d; from now on %d at most", len(orders), half)
+            half = (len(calls) + 1) // 2
+            log.warning("out of memory with a batch of %d; from now on %d at most", len(calls), half)
             with self._changed:
                 self._out_of_memory += 1
-                self._batcher.limit(_key(orders[0].item), half)
-            self._split(orders, half, EngineError("the device has no memory for one image"), staging)
+                self._batcher.limit(_key(calls[0].item), half)
+            self._split(calls, half, EngineError("the device has no memory for one image"), staging)
         except LimnerError as error:
-            self._fail(orders, error)
+            self._fail(calls, error)
         except Exception:
-            context = orders[0].context if len(orders) == 1 else copy_context()
-            context.run(log.exception, "the forward pass of a batch of %d failed", len(orders))
-            self._split(orders, 1, EngineError("the model's forward pass failed on this image"), staging)
+            context = calls[0].context if len(calls) == 1 else copy_context()
+            context.run(log.exception, "the forward pass of a batch of %d failed", len(calls))
+            self._split(calls, 1, EngineError("the model's forward pass failed on this image"), staging)
         else:
-            self._deliver(orders, arrays, started, time.monotonic() - started)
+            self._deliver(calls, arrays, started, time.monotonic() - started)
 
-    def _split(self, orders: Sequence[Order], size: int, error: EngineError, staging: NDArray[np.float32]) -> None:
-        """Run the orders again, `size` at a time; a single one has had its chance and fails."""
-        if len(orders) == 1:
-            self._fail(orders, error)
+    def _split(self, calls: Sequence[_Call], size: int, error: EngineError, staging: NDArray[np.float32]) -> None:
+        """Run the calls again, `size` at a time; a single one has had its chance and fails."""
+        if len(calls) == 1:
+            self._fail(calls, error)
             return
-        for first in range(0, len(orders), size):
-            self._run(orders[first : first + size], staging)
+        for first in range(0, len(calls), size):
+            self._run(calls[first : first + size], staging)
 
-    def _forward(self, orders: Sequence[Order], staging: NDArray[np.float32]) -> Arrays:
-        n = len(orders)
-        for row, order in zip(staging, orders, strict=False):
-            row[...] = order.item.image
-        targets = np.array([order.item.target for order in orders], np.int64)
-        item = orders[0].item
+    def _forward(self, calls: Sequence[_Call], staging: NDArray[np.float32]) -> Arrays:
+        n = len(calls)
+        for row, call in zip(staging, calls, strict=False):
+            row[...] = call.item.image
+        targets = np.array([call.item.target for call in calls], np.int64)
+        item = calls[0].item
         arrays = self._engine.run(item.operation, item.layers, staging[:n], targets)
         lengths = {name: len(array) for name, array in arrays.items() if len(array) != n}
         if lengths:
             raise RuntimeError(f"the engine answered {n} images with arrays of lengths {lengths}")
         return arrays
 
-    def _deliver(self, orders: Sequence[Order], arrays: Arrays, started: float, compute_s: float) -> None:
-        n = len(orders)
+    def _deliver(self, calls: Sequence[_Call], arrays: Arrays, started: float, compute_s: float) -> None:
+        n = len(calls)
         with self._changed:
             self._batch_sizes[n] += 1
-        for index, order in enumerate(orders):
+        for index, call in enumerate(calls):
             rows = {name: array[index, ...] for name, array in arrays.items()}
-            order.future.set_result(Output(rows, started - order.made, compute_s, n))
+            call.future.set_result(Output(rows, started - call.submitted, compute_s, n))
 
-    def _fail(self, orders: Sequence[Order], error: LimnerError) -> None:
+    def _fail(self, calls: Sequence[_Call], error: LimnerError) -> None:
         with self._changed:
-            self._failed += len(orders)
-        for order in orders:
-            order.future.set_exception(error)
+            self._failed += len(calls)
+        for call in calls:
+            call.fail(error)
 
-    def _end_lane(self, unanswered: Sequence[Order]) -> None:
+    def _end_lane(self, unanswered: Sequence[_Call]) -> None:
         """Leave nothing unanswered, however the thread came to its end; the last one frees the engine."""
         with self._changed:
             self._closing = True
@@ -400,17 +372,18 @@ class Executor:
             self._open_lanes -= 1
             last = not self._open_lanes
             self._changed.notify_all()
-        for order in unanswered:
-            if not order.future.done():
-                order.future.set_exception(UnavailableError("the model's executor stopped"))
+        for call in unanswered:
+            if not call.future.done():
+                call.fail(UnavailableError("the model's executor stopped"))
         self._turn_away(left)
         if last:
             self._engine.close()
 
     @staticmethod
-    def _turn_away(tickets: Sequence[Ticket[Order]]) -> None:
+    def _turn_away(tickets: Sequence[Ticket[_Call]]) -> None:
         for ticket in tickets:
-            ticket.payload.refuse(UnavailableError("the model's executor is closing"))
+            if ticket.payload.future.set_running_or_notify_cancel():
+                ticket.payload.fail(UnavailableError("the model's executor is closing"))
 
 
 def _key(item: Item) -> tuple[Operation, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from limner_server.errors import DeadlineError, EngineError, InvalidInputError, QueueFullError, UnavailableError
 from limner_server.executor.engine import Item, Operation, Output
-from limner_server.executor.executor import Executor, Order
+from limner_server.executor.executor import Executor
 from tests.server.executor.numpy_engine import NumpyEngine
 
 SIZE = 4
@@ -214,7 +214,7 @@ def test_cancelled_item_never_runs_and_leaves_its_place(executor: Executor, engi
     keep_busy(executor, engine)
     futures = [executor.submit(item(value)) for value in range(1, 9)]
     with pytest.raises(QueueFullError) as refused:
-        executor.submit(item(9)).result(PATIENCE_S)
+        executor.submit(item(9))
     assert refused.value.retry_after_s > 0
     assert futures[1].cancel()
     futures[1] = executor.submit(item(10))
@@ -236,20 +236,6 @@ def test_cancelling_an_asyncio_task_drops_its_item(executor: Executor, engine: N
     keep_busy(executor, engine)
     assert asyncio.run(two_callers()) == 2
     assert engine.batches == [[0], [2]]
-
-
-def test_orders_queued_together_keep_their_order_and_fail_alone(executor: Executor, engine: NumpyEngine):
-    keep_busy(executor, engine)
-    orders = [Order(item(value)) for value in range(1, 4)]
-    bad, left, bad_and_left = (Order(Item(np.zeros((2, 2), np.float32)))), Order(item(9)), Order(item(8), priority=99)
-    assert left.future.cancel()
-    assert bad_and_left.future.cancel()
-    executor.submit_all([orders[0], bad, left, bad_and_left, *orders[1:]])
-    assert executor.waiting == 3
-    engine.gate.set()
-    assert [logit(order.future) for order in orders] == [1, 2, 3]
-    assert engine.batches == [[0], [1, 2, 3]]
-    assert isinstance(bad.future.exception(PATIENCE_S), InvalidInputError)
 
 
 def test_item_cancelled_while_it_runs_harms_nobody(executor: Executor, engine: NumpyEngine):
@@ -290,7 +276,7 @@ def test_close_while_busy_ends_the_batch_and_turns_the_queue_away(executor: Exec
     assert not executor.healthy
     assert not engine.closed, "a batch is running"
     with pytest.raises(UnavailableError):
-        executor.submit(item(3)).result(PATIENCE_S)
+        executor.submit(item(3))
     engine.gate.set()
     closing.join(PATIENCE_S)
     assert logit(running) == 0
@@ -319,7 +305,7 @@ def test_thread_that_dies_answers_everything_and_says_so(executor: Executor, eng
     assert not executor.healthy
     assert engine.closed
     with pytest.raises(UnavailableError):
-        executor.submit(item(2)).result(PATIENCE_S)
+        executor.submit(item(2))
 
 
 def test_engine_that_cannot_be_warmed_is_refused_and_closed(engine: NumpyEngine):
@@ -355,7 +341,7 @@ def with_value(value: float) -> NDArray[np.float32]:
 )
 def test_bad_item_is_refused_at_once(executor: Executor, engine: NumpyEngine, bad: Item, field: str):
     with pytest.raises(InvalidInputError) as refused:
-        executor.submit(bad).result(PATIENCE_S)
+        executor.submit(bad)
     assert refused.value.field == field
     assert executor.waiting == 0
 
