@@ -247,7 +247,10 @@ def busy(server: LiveServer, waiting: int) -> Iterator[tuple[InferenceServiceStu
     """Keep both lanes at work on an image each while one or more wait; ends when all of that is over."""
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = InferenceServiceStub(channel)
-        calls = [stub.Predict.future(request(SLOW)) for _ in range(2 + waiting)]
+        calls = [stub.Predict.future(request(SLOW)) for _ in range(2)]
+        # Taken by the lanes before the others come: until then they fill the queue.
+        wait_for(server, lambda page: (page("limner_queue_images"), in_flight(page)) == (0, 2))
+        calls += [stub.Predict.future(request(SLOW)) for _ in range(waiting)]
         # While something waits, no lane is idle.
         wait_for(server, lambda page: (page("limner_queue_images"), in_flight(page)) == (waiting, 2 + waiting))
         yield stub, calls

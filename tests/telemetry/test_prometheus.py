@@ -10,6 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class Prometheus:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/api/v1/{wanted}", timeout=10) as answer:
                 return json.loads(answer.read())["data"]
         except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:  # it is starting
+                return None
             return pytest.fail(f"{path} {parameters}: {error.read().decode()}")
         except OSError:
             return None

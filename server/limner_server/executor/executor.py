@@ -274,9 +274,9 @@ class Executor:
     def _work(self) -> None:
         """Serve one lane until the executor is closed."""
         wanted: Sequence[_Call] = ()
-        if sys.platform == "linux":  # where it is this thread's alone
-            os.nice(_LANE_NICENESS)
         try:
+            if sys.platform == "linux":  # where it is this thread's alone
+                os.nice(_LANE_NICENESS)
             staging = self._engine.staging(self._batch_size, self._grid_size)
             while (decision := self._next()) is not None:
                 for ticket in decision.expired:

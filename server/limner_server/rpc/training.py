@@ -72,7 +72,8 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             device=self._device,
             threads=settings.threads,
         )
-        job_request.pretrained_file()  # is there: better said now than once the jobs before it are done
+        # Better said now than once the jobs before it are done.
+        await asyncio.to_thread(job_request.pretrained_file)
         job = Job(job_id, JobKind.TRAINING, request.cohort, job_request.model_dump(mode="json"), owner=caller_name())
         check = self._ownership.training_check(request.model)
         started = await self._runner.submit(job, again=False, check=check)
