@@ -1,6 +1,6 @@
 """`python -m benchmarks.forms`: how fast every form of an artifact is on this machine, by threads and size of batch.
 
-The table in docs/performance.md from which `limner_server.executor.cpu` takes its two candidates.
+The table in docs/performance.md from which `limner_server.executor.cpu` takes its candidates.
 """
 
 import os
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.models import FUSED, forms, publish_untrained, random_slices, seconds
+from benchmarks.models import FUSED, WINOGRAD, forms, publish_untrained, random_slices, seconds
 
 _BATCH_SIZES = (1, 2, 4, 8, 16)
 
@@ -31,8 +31,9 @@ def main(
         for threads in track(range(1, (os.cpu_count() or 1) + 1), "threads", transient=True):
             torch.set_num_threads(threads)
             for batch in _BATCH_SIZES:
-                for name, form in forms(model):
-                    found[name, threads, batch] = seconds(form, images[:batch], fused=name == FUSED) / batch
+                for name, form in forms(model, images[:batch]):
+                    fused = name in (FUSED, WINOGRAD)
+                    found[name, threads, batch] = seconds(form, images[:batch], fused=fused) / batch
     table = Table("form", "threads", *(f"batch {batch}" for batch in _BATCH_SIZES))
     for name, threads in dict.fromkeys((name, threads) for name, threads, _ in found):
         times = (f"{1e3 * found[name, threads, batch]:.2f}" for batch in _BATCH_SIZES)

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from limner.imaging.grid import Grid
 from limner_server.executor.cuda import Folded
+from limner_server.executor.winograd import Forward, WinogradForms
 from limner_server.networks.artifact import HIGH_PERCENTILE, LOW_PERCENTILE, Artifact, eager, export, load, normalise
 from limner_server.networks.card import (
     Calibration,
@@ -31,11 +31,10 @@ from limner_server.networks.resnet import build_network
 
 LABELS = ("no", "yes")
 FUSED = "fused by oneDNN Graph"
+WINOGRAD = "fused, convolutions by Winograd"
 
 REFERENCE_SLICES = 324
 """As many as 27 subjects of the phantom have."""
-
-Forward = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def fastest_bare(model: Published, batch_sizes: tuple[int, ...] = (1, 4, 16)) ->
     for threads in range(1, (os.cpu_count() or 1) + 1):
         torch.set_num_threads(threads)
         for size in batch_sizes:
-            for name, form in forms(model):
-                each = seconds(form, images[:size], fused=name == FUSED) / size
+            for name, form in forms(model, images[:size]):
+                each = seconds(form, images[:size], fused=name in (FUSED, WINOGRAD)) / size
                 found.append((each, Bare(form, name, threads, size)))
     best = min(found, key=lambda each: each[0])[1]
     torch.set_num_threads(best.threads)
@@ -167,16 +166,18 @@ def _cuda_graph(network: Folded, images: Tensor) -> Forward:
     return forward
 
 
-def forms(model: Published) -> list[tuple[str, Forward]]:
-    """Every form that torch offers of an artifact, none of them run yet, so that each can settle for one shape."""
+def forms(model: Published, images: Tensor) -> list[tuple[str, Forward]]:
+    """Every form of an artifact for batches like these, none of them run yet, so that each can settle for one."""
     plain = load(model.path, model.digest)
     laid_out = load(model.path, model.digest).to(memory_format=torch.channels_last)
-    return [
+    found: list[tuple[str, Forward]] = [
         ("frozen", torch.jit.freeze(plain)),
         ("frozen, channels last", torch.jit.freeze(laid_out)),
         ("optimised for inference", torch.jit.optimize_for_inference(torch.jit.freeze(laid_out))),
         (FUSED, torch.jit.freeze(laid_out)),
     ]
+    winograd = WinogradForms(torch.jit.freeze(laid_out)).fastest(images, least_gain=0.0)
+    return found if winograd is None else [*found, (WINOGRAD, winograd)]
 
 
 @torch.inference_mode()

@@ -1,21 +1,22 @@
 """The forward pass on the CPU, in the fastest exact form that this machine has: found by trying when it is warmed.
 
-Two forms compete for every batch size, the frozen artifact in channels-last order and the same fused by oneDNN Graph,
+Three forms compete for every batch size: the frozen artifact in channels-last order; the same fused by oneDNN Graph,
 which keeps its weights in the processor's own layout but is tied to one shape and one number of threads, and whose
-ReLU makes 0 of NaN: images must be such that none arises. What else was tried, and all figures: docs/performance.md.
+ReLU makes 0 of NaN: images must be such that none arises; and that with convolutions by Winograd's algorithm
+(`winograd`). What else was tried, and all figures: docs/performance.md.
 """
 
+import math
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from limner_server.executor.engine import bucket_sizes
-
-Forward = Callable[[Tensor], tuple[Tensor, ...]]
+from limner_server.executor.winograd import Forward, WinogradForms, fastest_seconds
 
 _CORES = torch.get_num_threads()
 """What torch takes by itself. Asked at import: later it is what any thread last set."""
@@ -23,8 +24,9 @@ _CORES = torch.get_num_threads()
 _LONGEST_BATCH_S = 0.15
 """Batches grow until one takes so long: nothing is gained by then, and what arrives meanwhile has to wait."""
 
-_WARM_RUNS = 3
-_TIMED_RUNS = 3
+_WARM_RUNS = 2
+"""TorchScript looks at types and shapes in the first run, and compiles in the second."""
+
 _TOLERANCE = 1e-4
 
 _fusion = threading.Lock()
@@ -56,14 +58,17 @@ class CpuForward:
     def warm(self, grid_size: int, max_batch_size: int) -> int:
         """Find the fastest form for batches of 1, 2, 4, ... images; return the largest size worth forming."""
         images = torch.rand(max_batch_size, grid_size, grid_size, generator=torch.Generator().manual_seed(0))
-        with use_threads(self.lanes):
-            self._lone, _ = self._fastest(images[:1])
+        winograd = WinogradForms(self._frozen)
         seconds: dict[int, float] = {}
         with use_threads(1):
             for size in bucket_sizes(max_batch_size):
-                self._by_size[size], seconds[size] = self._fastest(images[:size])
+                self._by_size[size], seconds[size] = self._fastest(images[:size], winograd)
                 if seconds[size] >= _LONGEST_BATCH_S:
                     break
+        self._lone = self._by_size[1]
+        if self.lanes > 1:
+            with use_threads(self.lanes):  # which are no faster by Winograd's algorithm for one image
+                self._lone, _ = self._fastest(images[:1])
         self._plans = fastest_plans(seconds)
         return max(seconds)
 
@@ -98,24 +103,18 @@ class CpuForward:
             return tuple(torch.cat(parts)[:n] for parts in zip(*found, strict=True))
 
     @torch.inference_mode()
-    def _fastest(self, images: Tensor) -> tuple[Forward, float]:
+    def _fastest(self, images: Tensor, winograd: WinogradForms | None = None) -> tuple[Forward, float]:
         """The form that is fastest for batches of this size, and its time in seconds."""
         expected = _warm(self._frozen, images)
-        seconds = _seconds(self._frozen, images)
+        frozen = fastest_seconds(partial(self._frozen, images))
         fused = torch.jit.freeze(self._artifact)
-        with _fusion:
-            torch.jit.enable_onednn_fusion(True)
-            try:
-                found = _warm(fused, images)
-            finally:
-                torch.jit.enable_onednn_fusion(False)
-        exact = all(
-            torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-            for ours, theirs in zip(found, expected, strict=True)
-        )
-        if exact and (faster := _seconds(fused, images)) < seconds:
-            return fused, faster
-        return self._frozen, seconds
+        seconds: dict[Forward, float] = {self._frozen: frozen, fused: _fused_seconds(fused, images, expected)}
+        if winograd is not None:
+            form = winograd.fastest(images, least_gain=frozen - min(seconds.values()))
+            if form is not None:
+                seconds[form] = _fused_seconds(form, images, expected)
+        best = min(seconds, key=lambda form: seconds[form])
+        return best, seconds[best]
 
 
 def fastest_plans(seconds: Mapping[int, float]) -> list[list[int]]:
@@ -153,11 +152,16 @@ def _warm(form: Forward, images: Tensor) -> tuple[Tensor, ...]:
     return outputs
 
 
-def _seconds(form: Forward, images: Tensor) -> float:
-    """Time of the fastest of a few runs."""
-    times = []
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        form(images)
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _fused_seconds(form: Forward, images: Tensor, expected: Sequence[Tensor]) -> float:
+    """Time of a form that has not run yet, fused by oneDNN Graph; infinite where its outputs are not exact."""
+    with _fusion:
+        torch.jit.enable_onednn_fusion(True)
+        try:
+            found = _warm(form, images)
+        finally:
+            torch.jit.enable_onednn_fusion(False)
+    exact = all(
+        torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+        for ours, theirs in zip(found, expected, strict=True)
+    )
+    return fastest_seconds(partial(form, images)) if exact else math.inf
