@@ -1,8 +1,8 @@
 """Convolutions by Winograd's algorithm: the same numbers by a half to a quarter of the multiplications.
 
 After Lavin & Gray 2016, 'Fast Algorithms for Convolutional Neural Networks' (arXiv:1509.09308), whose F(m x m, 3 x 3)
-this is: a tile of m x m outputs takes (m + 2)² products for each pair of channels instead of 9 m². oneDNN has it for
-AVX-512 alone, and torch's NNPACK is slow on small maps; as products of matrices it is fast where those are.
+this is: a tile of m x m outputs takes (m + 2)² products for each pair of channels instead of 9 m². oneDNN has none for
+AVX2, and torch's NNPACK is slow on small maps (docs/performance.md); as products of matrices it is fast on both.
 """
 
 import time
@@ -70,7 +70,7 @@ _TRANSFORMS = {
         ],
     ),
 }
-"""By m. Larger ones lose digits of float32 (the paper's table 3 has m up to 4)."""
+"""By m. Larger ones cost more digits of float32."""
 
 
 class _Convolution(NamedTuple):
@@ -137,9 +137,9 @@ class WinogradForms:
         for number, (convolution, x, edge) in enumerate(zip(_convolutions(graph), maps, edges, strict=True)):
             if edge is None:
                 continue
-            node, _, bias = convolution
+            node = convolution.node
             with graph.insert_point_guard(node):
-                constants = (self._factors(number, convolution, edge), bias, *tile_transforms(edge), edge, *x.shape[2:])
+                constants = self._constants(number, convolution, x, edge)
                 inputs = [graph.insertConstant(value) for value in constants]  # type: ignore[attr-defined]
                 (output,) = graph.insertGraph(_scripted().graph, [node.inputsAt(0), *inputs])
             node.output().replaceAllUsesWith(output)
@@ -154,15 +154,16 @@ class WinogradForms:
         plain = fastest_seconds(partial(torch.conv2d, x, kernels, bias, padding=1))
         best, least = None, plain
         for edge in _TRANSFORMS:
-            constants = (self._factors(number, convolution, edge), bias, *tile_transforms(edge), edge, *x.shape[2:])
+            constants = self._constants(number, convolution, x, edge)
             if (seconds := fastest_seconds(partial(_scripted(), x, *constants))) < least:
                 best, least = edge, seconds
         return best, plain - least
 
-    def _factors(self, number: int, convolution: _Convolution, edge: int) -> Tensor:
+    def _constants(self, number: int, convolution: _Convolution, x: Tensor, edge: int) -> tuple[Tensor | int, ...]:
+        """What `convolve` is given besides its maps."""
         if (number, edge) not in self._kernels:
             self._kernels[number, edge] = transform(convolution.kernels, edge)
-        return self._kernels[number, edge]
+        return (self._kernels[number, edge], convolution.bias, *tile_transforms(edge), edge, *x.shape[2:])
 
 
 def convolve(
@@ -182,6 +183,8 @@ def convolve(
         What `tile_transforms` gives.
     edge
         m.
+    height, width
+        h and w: as constants, so that TorchScript computes every other shape only once.
     """
     places, c, k = kernels.shape
     tile, rows, columns = edge + 2, (height + edge - 1) // edge, (width + edge - 1) // edge
