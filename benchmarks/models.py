@@ -1,10 +1,10 @@
 """The models that benchmarks run: untrained ones, published as trained ones are, and their bare forward pass."""
 
+import math
 import os
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limner.imaging.grid import Grid
 from limner_server.executor.cuda import Folded
-from limner_server.executor.winograd import Forward, WinogradForms
+from limner_server.executor.winograd import Forward, WinogradForms, fastest_seconds
 from limner_server.networks.artifact import HIGH_PERCENTILE, LOW_PERCENTILE, Artifact, eager, export, load, normalise
 from limner_server.networks.card import (
     Calibration,
@@ -176,23 +176,18 @@ def forms(model: Published, images: Tensor) -> list[tuple[str, Forward]]:
         ("optimised for inference", torch.jit.optimize_for_inference(torch.jit.freeze(laid_out))),
         (FUSED, torch.jit.freeze(laid_out)),
     ]
-    winograd = WinogradForms(torch.jit.freeze(laid_out)).fastest(images, least_gain=0.0)
+    winograd = WinogradForms(torch.jit.freeze(laid_out)).fastest(images, least_gain=-math.inf)
     return found if winograd is None else [*found, (WINOGRAD, winograd)]
 
 
 @torch.inference_mode()
-def seconds(forward: Forward, images: Tensor, *, fused: bool, runs: int = 3) -> float:
+def seconds(forward: Forward, images: Tensor, *, fused: bool) -> float:
     """Time of the fastest of a few runs, after TorchScript has optimised itself."""
     torch.jit.enable_onednn_fusion(fused)
     for _ in range(3):
         forward(images)
     torch.jit.enable_onednn_fusion(False)
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        forward(images)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return fastest_seconds(partial(forward, images))
 
 
 def _publish(

@@ -67,7 +67,7 @@ class CpuForward:
                     break
         self._lone = self._by_size[1]
         if self.lanes > 1:
-            with use_threads(self.lanes):  # which are no faster by Winograd's algorithm for one image
+            with use_threads(self.lanes):  # without Winograd's algorithm: one image is too little for it
                 self._lone, _ = self._fastest(images[:1])
         self._plans = fastest_plans(seconds)
         return max(seconds)

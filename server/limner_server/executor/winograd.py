@@ -3,6 +3,8 @@
 After Lavin & Gray 2016, 'Fast Algorithms for Convolutional Neural Networks' (arXiv:1509.09308), whose F(m x m, 3 x 3)
 this is: a tile of m x m outputs takes (m + 2)² products for each pair of channels instead of 9 m². oneDNN has none for
 AVX2, and torch's NNPACK is slow on small maps (docs/performance.md); as products of matrices it is fast on both.
+
+TorchScript has no such operator, so graphs are rewritten, by `torch._C`, which promises nothing to its next version.
 """
 
 import time
@@ -104,23 +106,23 @@ class WinogradForms:
     def fastest(self, images: Tensor, least_gain: float) -> Forward | None:
         """The form that is fastest for batches like these images `(n, s, s)`, not run yet.
 
-        None: all its convolutions together gain less than `least_gain` seconds on torch's.
+        None: all its convolutions together gain no more than `least_gain` seconds on torch's.
         """
-        maps = self.maps(images)
-        if not maps:
+        inputs = self.inputs(images)
+        if not inputs:
             return None
         found: dict[tuple[torch.Size, torch.Size], tuple[int | None, float]] = {}
         edges, gain = [], 0.0
-        for number, (convolution, x) in enumerate(zip(_convolutions(self._graph), maps, strict=True)):
+        for number, (convolution, x) in enumerate(zip(_convolutions(self._graph), inputs, strict=True)):
             shapes = x.shape, convolution.kernels.shape
             if shapes not in found:
                 found[shapes] = self._fastest_edge(number, convolution, x)
             edge, gained = found[shapes]
             edges.append(edge)
             gain += gained
-        return self.form(maps, edges) if gain > least_gain else None
+        return self.form(inputs, edges) if gain > least_gain else None
 
-    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+    def inputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """What each convolution that can be Winograd's is given for these images, `(n, c, h, w)`."""
         graph = self._graph.copy()
         if not self._is_function or not (convolutions := _convolutions(graph)):
@@ -128,20 +130,20 @@ class WinogradForms:
         for convolution in convolutions:
             graph.registerOutput(convolution.node.inputsAt(0))
         graph.makeMultiOutputIntoTuple()
-        outputs: tuple[Tensor, ...] = torch._C._create_function_from_graph("maps", graph)(images)
+        outputs: tuple[Tensor, ...] = torch._C._create_function_from_graph("inputs", graph)(images)
         return outputs[1:]
 
-    def form(self, maps: Sequence[Tensor], edges: Sequence[int | None]) -> Forward:
-        """The form for batches that have such `maps`, with an m for each of these convolutions; None: torch's own."""
+    def form(self, inputs: Sequence[Tensor], edges: Sequence[int | None]) -> Forward:
+        """The form for batches with such `inputs`, with an m for each of these convolutions; None: torch's own."""
         graph = self._graph.copy()
-        for number, (convolution, x, edge) in enumerate(zip(_convolutions(graph), maps, edges, strict=True)):
+        for number, (convolution, x, edge) in enumerate(zip(_convolutions(graph), inputs, edges, strict=True)):
             if edge is None:
                 continue
             node = convolution.node
             with graph.insert_point_guard(node):
                 constants = self._constants(number, convolution, x, edge)
-                inputs = [graph.insertConstant(value) for value in constants]  # type: ignore[attr-defined]
-                (output,) = graph.insertGraph(_scripted().graph, [node.inputsAt(0), *inputs])
+                values = [graph.insertConstant(value) for value in constants]  # type: ignore[attr-defined]
+                (output,) = graph.insertGraph(_scripted().graph, [node.inputsAt(0), *values])
             node.output().replaceAllUsesWith(output)
             node.destroy()
         torch._C._jit_pass_dce(graph)
@@ -182,7 +184,7 @@ def convolve(
     forth, back
         What `tile_transforms` gives.
     edge
-        m.
+        m, the edge of a tile of outputs.
     height, width
         h and w: as constants, so that TorchScript computes every other shape only once.
     """
@@ -231,14 +233,14 @@ def _scripted() -> Any:  # a ScriptFunction, of whose attributes torch's annotat
 
 
 def _convolutions(graph: torch._C.Graph) -> list[_Convolution]:
-    """The convolutions of 3 x 3 with stride 1, a border of one zero and constant weights, in the graph's order."""
+    """The convolutions of 3 x 3, stride 1, a border of one zero and constant float32 weights, in the graph's order."""
     found = []
     for node in graph.nodes():
         if node.kind() != "aten::conv2d":
             continue
         constants: list[Any] = [value.toIValue() for value in list(node.inputs())[1:]]  # None: it is none
         kernels, bias, *how = constants
-        constant = isinstance(kernels, Tensor) and isinstance(bias, Tensor)
+        constant = isinstance(kernels, Tensor) and isinstance(bias, Tensor) and kernels.dtype == torch.float32
         if constant and kernels.shape[2:] == (3, 3) and how == [[1, 1], [1, 1], [1, 1], 1]:
             found.append(_Convolution(node, kernels, bias))
     return found

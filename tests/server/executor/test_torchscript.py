@@ -64,7 +64,7 @@ def test_predict_equals_the_artifact(
     expected = dict(zip(names, module(torch.from_numpy(images)), strict=True))
     assert found.keys() == expected.keys()
     for name, array in found.items():
-        np.testing.assert_allclose(array, expected[name].numpy(), atol=1e-5)
+        np.testing.assert_allclose(array, expected[name].numpy(), atol=1e-4)
     assert np.ptp(found["probabilities"], axis=0).max() > 0.01, "the images must differ for this to mean anything"
 
 
@@ -103,7 +103,7 @@ def test_explain_gives_the_layers_asked_for_of_the_predicted_model(
         f"{a}.{b}" for a in ("maps", "gradients") for b in ("stem", "layer4")
     }
     for name, array in predicted.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-5)
+        np.testing.assert_allclose(found[name], array, atol=1e-4)
     assert found["target"].tolist() == [predicted["logits"][0].argmax(), 0, 1, 2]
     maps = module.maps(module.normalise(torch.from_numpy(images[:4])))
     np.testing.assert_allclose(found["maps.stem"], maps[0], atol=1e-4)

@@ -1,6 +1,7 @@
 """Winograd's convolutions: torch's numbers, whatever the shapes, and no image's in another one's."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -71,18 +72,40 @@ def test_whole_numbers_stay_whole() -> None:
     assert torch.equal(by_winograd(x, kernels, torch.tensor([1.0]), 2), torch.conv2d(x, kernels, padding=1) + 1)
 
 
+def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+    return all(torch.allclose(*pair, rtol=1e-5, atol=1e-5) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("edges", [(2, 2), (4, 4), (None, 4), (2, None), (None, None)])
-def test_a_form_answers_as_the_artifact_it_was_made_of(edges: tuple[int | None, ...]) -> None:
+@torch.inference_mode()
+def test_a_form_answers_as_the_artifact_it_was_made_of(edges: tuple[int | None, ...], fused: bool) -> None:
     torch.manual_seed(0)
     artifact = frozen(Residual())
     images = torch.randn(3, 22, 22)
     forms = WinogradForms(artifact)
-    with torch.inference_mode():
-        form = forms.form(forms.maps(images), edges)
-        for _ in range(3):  # the third time as compiled
-            for found, expected in zip(form(images), artifact(images), strict=True):
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        assert str(form.graph).count("aten::bmm") == 3 * sum(edge is not None for edge in edges)  # type: ignore[attr-defined]
+    form = forms.form(forms.inputs(images), edges)
+    assert str(form.graph).count("aten::bmm") == 3 * sum(edge is not None for edge in edges)  # type: ignore[attr-defined]
+    torch.jit.enable_onednn_fusion(fused)
+    try:
+        assert all(close(form(images), artifact(images)) for _ in range(3)), "the third time as compiled"
+    finally:
+        torch.jit.enable_onednn_fusion(False)
+    with ThreadPoolExecutor(2) as lanes:
+        several = [torch.randn(3, 22, 22) for _ in range(20)]
+        assert all(map(close, lanes.map(form, several), map(artifact, several)))
+
+
+@torch.inference_mode()
+def test_the_fastest_form_answers_as_the_artifact_it_was_made_of() -> None:
+    """Convolutions of three shapes, so that each must get the kernels of its own."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)]
+    artifact = frozen(nn.Sequential(nn.Unflatten(1, (1, 16)), *layers, nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1)))
+    images = torch.randn(4, 16, 16)
+    form = WinogradForms(artifact).fastest(images, least_gain=-math.inf)
+    assert form is not None
+    assert close((form(images),), (artifact(images),))
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -94,13 +117,20 @@ def test_what_is_no_number_stays_in_its_image(edge: int) -> None:
     assert found[[0, 2]].isfinite().all()
 
 
-def test_a_form_is_made_where_it_gains_enough() -> None:
-    images = torch.randn(2, 32, 32)
-    forms = WinogradForms(frozen(Residual()))
-    assert forms.fastest(images, least_gain=math.inf) is None
-    assert forms.fastest(images, least_gain=-math.inf) is not None
+def test_no_form_is_made_where_it_gains_too_little() -> None:
+    assert WinogradForms(frozen(Residual())).fastest(torch.randn(2, 32, 32), least_gain=math.inf) is None
 
 
-@pytest.mark.parametrize("module", [nn.Conv2d(5, 1, 1), Counting()], ids=["none of 3 x 3", "with a memory"])
-def test_an_artifact_that_cannot_have_a_form_has_none(module: nn.Module) -> None:
-    assert WinogradForms(frozen(module)).fastest(torch.zeros(5, 8, 8), least_gain=-math.inf) is None
+@pytest.mark.parametrize(
+    ("module", "dtype"),
+    [
+        (nn.Conv2d(5, 1, 1), torch.float32),
+        (nn.Conv2d(5, 1, 3), torch.float32),
+        (nn.Conv2d(5, 1, 3, padding=1), torch.float64),
+        (Counting(), torch.float32),
+    ],
+    ids=["kernels of 1 x 1", "no border", "double precision", "with a memory"],
+)
+def test_an_artifact_that_cannot_have_a_form_has_none(module: nn.Module, dtype: torch.dtype) -> None:
+    images = torch.zeros(5, 8, 8, dtype=dtype)
+    assert WinogradForms(frozen(module.to(dtype))).fastest(images, least_gain=-math.inf) is None
