@@ -85,7 +85,8 @@ class Health(health_pb2_grpc.HealthServicer):
                 status = _Reply.SERVICE_UNKNOWN
             if status != told:
                 told = status
-                yield _Reply(status=status)
-            if self._leaving:
+                yield _Reply(status=status)  # meanwhile it may have changed again
+            elif self._leaving:
                 return  # well: with an error, gRPC drops what was not read yet
-            await changed.wait()
+            else:
+                await changed.wait()
