@@ -187,7 +187,8 @@ def seconds(forward: Forward, images: Tensor, *, fused: bool) -> float:
     for _ in range(3):
         forward(images)
     torch.jit.enable_onednn_fusion(False)
-    return fastest_seconds(partial(forward, images))
+    (fastest,) = fastest_seconds(partial(forward, images))
+    return fastest
 
 
 def _publish(
