@@ -17,7 +17,7 @@ from torch import Tensor
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
 
-_TIMED_RUNS = 4
+_TIMED_RUNS = 3
 
 
 class _Transforms(NamedTuple):
