@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.models import FUSED, WINOGRAD, forms, publish_untrained, random_slices, seconds
+from benchmarks.models import FUSED_FORMS, forms, publish_untrained, random_slices, seconds
 
 _BATCH_SIZES = (1, 2, 4, 8, 16)
 
@@ -32,8 +32,8 @@ def main(
             torch.set_num_threads(threads)
             for batch in _BATCH_SIZES:
                 for name, form in forms(model, images[:batch]):
-                    fused = name in (FUSED, WINOGRAD)
-                    found[name, threads, batch] = seconds(form, images[:batch], fused=fused) / batch
+                    each = seconds(form, images[:batch], fused=name in FUSED_FORMS) / batch
+                    found[name, threads, batch] = each
     table = Table("form", "threads", *(f"batch {batch}" for batch in _BATCH_SIZES))
     for name, threads in dict.fromkeys((name, threads) for name, threads, _ in found):
         times = (f"{1e3 * found[name, threads, batch]:.2f}" for batch in _BATCH_SIZES)

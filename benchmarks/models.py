@@ -32,6 +32,7 @@ from limner_server.networks.resnet import build_network
 LABELS = ("no", "yes")
 FUSED = "fused by oneDNN Graph"
 WINOGRAD = "fused, convolutions by Winograd"
+FUSED_FORMS = (FUSED, WINOGRAD)
 
 REFERENCE_SLICES = 324
 """As many as 27 subjects of the phantom have."""
@@ -126,7 +127,7 @@ def fastest_bare(model: Published, batch_sizes: tuple[int, ...] = (1, 4, 16)) ->
         torch.set_num_threads(threads)
         for size in batch_sizes:
             for name, form in forms(model, images[:size]):
-                each = seconds(form, images[:size], fused=name in (FUSED, WINOGRAD)) / size
+                each = seconds(form, images[:size], fused=name in FUSED_FORMS) / size
                 found.append((each, Bare(form, name, threads, size)))
     best = min(found, key=lambda each: each[0])[1]
     torch.set_num_threads(best.threads)

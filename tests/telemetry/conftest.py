@@ -42,9 +42,13 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory, driver: Path) -> Iterator[LiveServer]:
     """A server that has loaded a model that does as it is told, one image at a time, while at most four may wait."""
-    queue = {"max_queue_images": 4, "max_queue_ms": 60_000}  # refuses for its length alone, however slow the machine
     server = LiveServer(
-        tmp_path_factory.mktemp("metered"), metrics_port=0, max_batch_size=1, log_level="debug", **queue
+        tmp_path_factory.mktemp("metered"),
+        metrics_port=0,
+        max_batch_size=1,
+        max_queue_images=4,
+        max_queue_ms=60_000,  # so that it refuses for its length alone, however slow the machine
+        log_level="debug",
     )
     obedient.publish(server.model_repository)
     with pytest.MonkeyPatch.context() as environment:

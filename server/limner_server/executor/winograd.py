@@ -1,8 +1,8 @@
 """Convolutions by Winograd's algorithm: the same numbers by a half to a quarter of the multiplications.
 
 After Lavin & Gray 2016, 'Fast Algorithms for Convolutional Neural Networks' (arXiv:1509.09308), whose F(m x m, 3 x 3)
-this is: a tile of m x m outputs takes (m + 2)² products for each pair of channels instead of 9 m². oneDNN has none for
-AVX2, and torch's NNPACK is slow on small maps (docs/performance.md); as products of matrices it is fast on both.
+this is: a tile of m x m outputs takes (m + 2)² products for each pair of channels instead of 9 m². oneDNN has it for
+GPUs and AArch64 only, and torch's NNPACK is slow on small maps (docs/performance.md); products of matrices are not.
 
 TorchScript has no such operator, so graphs are rewritten, by `torch._C`, which promises nothing to its next version.
 """

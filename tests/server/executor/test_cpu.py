@@ -1,5 +1,6 @@
 """The forward pass on the CPU: whatever form and division it takes, the artifact's numbers."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limner_server.executor.cpu import CpuForward, fastest_plans, use_threads
+from limner_server.executor.cpu import CpuForward, _exact, fastest_plans, use_threads
 from limner_server.executor.engine import bucket_sizes
 
 SIZE = 8
@@ -88,6 +89,16 @@ def test_the_number_of_threads_is_put_back() -> None:
     with use_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("off", "kept"), [(0.0, True), (1e-5, True), (1e-2, False), (math.nan, False)])
+def test_a_form_with_other_numbers_is_no_candidate(off: float, kept: bool) -> None:
+    images = torch.ones(2, SIZE, SIZE)
+
+    def form(images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images + off
+
+    assert _exact(form, images, (images, images)) == ([form] if kept else [])
 
 
 @pytest.mark.parametrize(
